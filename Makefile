@@ -1,0 +1,25 @@
+.PHONY: environment services demo test lint docs clean
+
+environment: services
+	script/environment
+
+services:
+	script/install-services
+
+demo: environment
+	script/demo
+
+test: environment
+	.venv/bin/python -m pytest
+
+lint: environment
+	.venv/bin/ruff check .
+	.venv/bin/mypy
+	.venv/bin/lint-imports
+
+docs: environment
+	.venv/bin/python script/make-docs
+
+clean:
+	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis demo-site
+	find . -name __pycache__ -prune -exec rm -rf {} +

@@ -1,0 +1,1 @@
+"""The accounting: one row per attempt, and the reports and plots drawn from them."""

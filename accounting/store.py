@@ -1,0 +1,107 @@
+"""Write and read the ledger of attempts. All functions take the caller's open connection and never commit."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from datetime import datetime, timezone
+from functools import cache
+from typing import Any, Literal
+
+import sqlalchemy as sa
+from sqlalchemy.dialects import postgresql, sqlite
+from sqlalchemy.engine import Connection
+
+from accounting.models import attempts
+
+FinalStatus = Literal["Done", "Failed", "Cancelled", "Retried"]
+
+_EXPORT_BATCH = 2000
+
+
+@dataclass(frozen=True, slots=True)
+class AttemptRecord:
+    """One attempt at one file, with DIRAC's fields: sizes in bytes, times in seconds, moments aware UTC.
+
+    `transfer_size` counts the bytes that this attempt moved (0 when the destination already held them);
+    `error_class` is the error's stable word, empty if there was none; `source` and `destination` are storage
+    elements, empty where the operation has none. `final_status` is Retried when a failure will be tried again and
+    Failed when it will not. `user` is the request's owner, the column `owner` of the table.
+    """
+
+    file_id: int
+    attempt: int
+    request_id: int
+    operation_type: str
+    user: str
+    execution_site: str
+    source: str
+    destination: str
+    protocol: str
+    final_status: FinalStatus
+    transfer_size: int
+    transfer_time: float
+    registration_time: float
+    transfer_ok: int
+    transfer_total: int
+    registration_ok: int
+    registration_total: int
+    error_class: str
+    started_at: datetime
+    ended_at: datetime
+
+
+_CLEANED = ("user", "transfer_size", "transfer_time", "registration_time")
+_COPIED = tuple(field.name for field in dataclasses.fields(AttemptRecord) if field.name not in _CLEANED)
+
+
+def record(connection: Connection, records: Sequence[AttemptRecord]) -> None:
+    """Write a batch of attempts in one statement; a (file_id, attempt) that is already there stays as it is."""
+    if records:
+        connection.execute(_insert(connection.dialect.name), [_row(one) for one in records])
+
+
+@cache
+def _insert(dialect: str) -> sa.Insert:
+    maker = sqlite.insert if dialect == "sqlite" else postgresql.insert
+    return maker(attempts).on_conflict_do_nothing(index_elements=["file_id", "attempt"])
+
+
+def _row(one: AttemptRecord) -> dict[str, Any]:
+    """Return the row's values; a senseless number becomes 0, for accounting must never make a transfer fail."""
+    row: dict[str, Any] = {name: getattr(one, name) for name in _COPIED}
+    size, seconds = max(one.transfer_size, 0), _seconds(one.transfer_time)
+    ended = one.ended_at.astimezone(timezone.utc)
+    row.update(
+        owner=one.user,
+        transfer_size=size,
+        transfer_time=seconds,
+        registration_time=_seconds(one.registration_time),
+        throughput=size / seconds if size and seconds else None,
+        day=ended.date(),
+        hour=ended.hour,
+    )
+    return row
+
+
+def _seconds(value: float) -> float:
+    return value if math.isfinite(value) and value > 0 else 0.0
+
+
+def prune(connection: Connection, before: datetime) -> int:
+    """Delete the attempts that ended before a moment; return how many. Export them first."""
+    return connection.execute(sa.delete(attempts).where(attempts.c.ended_at < before)).rowcount
+
+
+def export(connection: Connection, since: datetime | None, until: datetime | None) -> Iterator[dict[str, Any]]:
+    """Give the rows that ended in [since, until), oldest first, without holding them all in memory."""
+    chosen = sa.select(attempts).order_by(attempts.c.ended_at, attempts.c.id)
+    if since is not None:
+        chosen = chosen.where(attempts.c.ended_at >= since)
+    if until is not None:
+        chosen = chosen.where(attempts.c.ended_at < until)
+    result = connection.execution_options(yield_per=_EXPORT_BATCH).execute(chosen)
+    for row in result.mappings():
+        yield dict(row)

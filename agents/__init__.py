@@ -1,0 +1,1 @@
+"""The periodic agents: claim, do, commit; and the replica manager that they use."""

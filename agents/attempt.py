@@ -1,0 +1,89 @@
+"""One attempt at one file, as the replica manager sees it, and what it achieves."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass, field
+
+from catalog.records import Entry, Registration, Trashed
+from dtscore.errors import OutOfTimeError, StorageFaultError
+from reqdb.store import ClaimedFile
+
+
+class DrainedError(StorageFaultError):
+    """The agent is ending and its grace is over: the file is handed back."""
+
+    error_class = "drained"
+
+
+@dataclass(slots=True)
+class CatalogChanges:
+    """What an attempt asks the catalog to write in the transaction that ends the file."""
+
+    registrations: list[Registration] = field(default_factory=list)
+    verified: list[tuple[str, str, str]] = field(default_factory=list)
+    """(LFN, element, depth)"""
+    marks: list[tuple[str, str, str, str]] = field(default_factory=list)
+    """(LFN, element, state, error)"""
+    withdrawn: list[tuple[str, str]] = field(default_factory=list)
+    """(LFN, element)"""
+    trashed: list[Trashed] = field(default_factory=list)
+
+
+@dataclass(frozen=True, slots=True)
+class Achieved:
+    """What a successful attempt did; `bytes_moved` is 0 where the target already held the same bytes."""
+
+    size: int
+    checksum: str | None
+    bytes_moved: int = 0
+    source: str = ""
+    protocol: str = ""
+    seconds: float | None = None
+    """Seconds of the work itself, where that is less than the whole attempt."""
+
+
+class Attempt:
+    """A claimed file in work: a unique name, a guard to ask before each step, and the catalog's part of the result."""
+
+    def __init__(
+        self,
+        file: ClaimedFile,
+        token: int,
+        *,
+        entry: Entry | None,
+        check: Callable[[], None],
+        progressed: Callable[[int], None],
+        time_limit: Callable[[int], float],
+    ) -> None:
+        """`check` raises when the file must be left alone; `time_limit` gives the seconds allowed for a size in bytes."""
+        self.file = file
+        self.entry = entry
+        self.name = f"{file.id}-{file.attempt}-{token}"
+        self.changes = CatalogChanges()
+        self._check = check
+        self._progressed = progressed
+        self._time_limit = time_limit
+        self._begun = time.monotonic()
+        self._bytes = 0
+
+    @property
+    def overwrite(self) -> bool:
+        """Whether the request allows other bytes at the destination to be replaced."""
+        return self.file.operation.options.get("overwrite") == "yes"
+
+    def guard(self) -> None:
+        """Raise when this attempt must not go on: lease lost, cancelled, deadline, drained, or out of time."""
+        self._check()
+        allowed = self._time_limit(max(self._bytes, self.file.size or 0))
+        if time.monotonic() - self._begun > allowed:
+            raise OutOfTimeError(
+                f"{self.file.lfn} took longer than the {allowed:.0f} s allowed for one attempt",
+                "see the speed of the storage elements: dts se check; or raise [timeout] base",
+            )
+
+    def progress(self, bytes_so_far: int) -> None:
+        """Say how many bytes were moved so far."""
+        self._bytes = bytes_so_far
+        self._progressed(bytes_so_far)

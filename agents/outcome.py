@@ -1,0 +1,100 @@
+"""From what an attempt did or raised to what is written about it: the one place that decides about trying again."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import dataclass
+from datetime import datetime, timedelta, timezone
+from typing import TYPE_CHECKING
+
+import structlog
+
+from agents.attempt import Achieved, Attempt, CatalogChanges, DrainedError
+from dtscore.errors import DeadlinePassedError, LeaseLostError, Scope, StorageFaultError, WorkCancelledError, WorkError
+from reqdb.retry import RetryPolicy
+from reqdb.states import State
+from reqdb.store import Outcome, Waiting
+
+if TYPE_CHECKING:
+    from agents.base import ClaimingAgent
+    from agents.lease import Lease
+
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Ended:
+    """An attempt that ended: its outcome, what the catalog is to write, and whether the channel is to rest."""
+
+    outcome: Outcome
+    achieved: Achieved | None
+    changes: CatalogChanges
+    outage: str = ""
+
+
+def judge(agent: ClaimingAgent, lease: Lease, attempt: Attempt, waiting: Waiting) -> Ended:
+    """Make the attempt and return how it ended. LeaseLostError passes: then nothing may be written."""
+    begun = time.monotonic()
+    error: WorkError | None = None
+    achieved: Achieved | None = None
+    try:
+        attempt.guard()
+        achieved = agent.perform(attempt)
+    except LeaseLostError:
+        raise
+    except WorkError as caught:
+        error = caught
+    except Exception as defect:
+        log.exception("internal error in an attempt", lfn=attempt.file.lfn)
+        error = StorageFaultError(f"internal error: {type(defect).__name__}: {defect}", "see the agent's log")
+    seconds = time.monotonic() - begun
+    started = datetime.now(timezone.utc) - timedelta(seconds=seconds)
+    if error is None:
+        assert achieved is not None
+        return Ended(_done(lease, attempt, achieved, started, seconds), achieved, attempt.changes)
+    _say(attempt, error)
+    outage = error.message if error.outage and (error.scope is not Scope.SOURCE or waiting.source) else ""
+    return Ended(_not_done(agent.services.policy, lease, attempt, error, started, seconds), None, attempt.changes, outage)
+
+
+def _done(lease: Lease, attempt: Attempt, achieved: Achieved, started: datetime, seconds: float) -> Outcome:
+    return Outcome(
+        file=attempt.file, state=State.DONE, agent=lease.label, source=achieved.source, started_at=started,
+        seconds=achieved.seconds if achieved.seconds is not None else seconds, bytes_moved=achieved.bytes_moved,
+        size=achieved.size, checksum=achieved.checksum,
+    )  # fmt: skip
+
+
+def _not_done(
+    policy: RetryPolicy, lease: Lease, attempt: Attempt, error: WorkError, started: datetime, seconds: float
+) -> Outcome:
+    state, delay, counts = _next_state(policy, attempt, error)
+    message = error.message if not error.hint else f"{error.message} (hint: {error.hint})"
+    if state is State.FAILED and not error.permanent:
+        message = f"given up after {attempt.file.failures + 1} failures: {message}"
+    return Outcome(
+        file=attempt.file, state=state, agent=lease.label, source=attempt.file.operation.source, started_at=started,
+        seconds=seconds, error_class=error.error_class, error=message, counts_as_failure=counts, delay=delay,
+    )  # fmt: skip
+
+
+def _next_state(policy: RetryPolicy, attempt: Attempt, error: WorkError) -> tuple[State, float, bool]:
+    """Return the state, the seconds to wait and whether this used up one of the file's attempts."""
+    if isinstance(error, WorkCancelledError):
+        return State.CANCELLED, 0.0, False
+    if isinstance(error, DrainedError):
+        return State.TODO, 0.0, False
+    if error.permanent or isinstance(error, DeadlinePassedError):
+        return State.FAILED, 0.0, True
+    if error.outage:
+        return State.QUEUED, policy.outage_delay(attempt.file.attempt), False
+    failures = attempt.file.failures + 1
+    if failures >= policy.attempts:
+        return State.FAILED, 0.0, True
+    return State.QUEUED, policy.delay(failures), True
+
+
+def _say(attempt: Attempt, error: WorkError) -> None:
+    quiet = isinstance(error, (WorkCancelledError, DrainedError))
+    say = log.info if quiet else log.warning
+    say("attempt ended", lfn=attempt.file.lfn, target=attempt.file.target, error_class=error.error_class, error=error.message)

@@ -1,0 +1,135 @@
+"""A place on a channel: one worker that works through batch after batch and commits many files at once.
+
+Everything a batch led to — states, replicas, accounting, attempts, events — is written in ONE transaction, which also
+claims the next batch; it carries the fencing token, so that a worker whose lease ended writes nothing.
+"""
+
+from __future__ import annotations
+
+import time
+from collections import Counter
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import structlog
+from sqlalchemy.engine import Connection
+
+from agents.attempt import Attempt, DrainedError
+from agents.commit import write
+from agents.outcome import Ended, judge
+from catalog.records import Entry
+from dtscore.errors import DatabaseUnavailableError, LeaseLostError
+from reqdb import store
+from reqdb.store import ClaimedFile, Waiting
+
+if TYPE_CHECKING:
+    from agents.base import ClaimingAgent
+    from agents.lease import Lease
+
+FLUSH_SECONDS = 0.5
+"""A file that is done is committed at the latest this long after, together with its neighbours."""
+
+TURN_SECONDS = 2.0
+"""After this long a worker gives its place up at the end of a file, so that priorities and other channels count again."""
+
+log = structlog.get_logger()
+
+
+class Place:
+    """One worker's place: its fencing token and what it is doing."""
+
+    def __init__(
+        self, agent: ClaimingAgent, lease: Lease, token: int, waiting: Waiting, files: Sequence[ClaimedFile]
+    ) -> None:
+        """Begin with a first batch that is already claimed under `token`."""
+        self._agent = agent
+        self._services = agent.services
+        self.lease = lease
+        self.token = token
+        self.waiting = waiting
+        self._files = list(files)
+        self._current: ClaimedFile | None = None
+        self._bytes = 0
+
+    def progress(self) -> store.Progress:
+        """Return the file in work and its bytes so far."""
+        current = self._current
+        return store.Progress(self.token, current.id if current else None, self._bytes)
+
+    def work(self) -> None:
+        """Work through batches until the channel is empty, the turn is over, or the agent drains."""
+        self._turn_ends = time.monotonic() + TURN_SECONDS
+        try:
+            files = self._files
+            while files:
+                files = self._work_batch(files)
+        except LeaseLostError as error:
+            log.warning("the results of a worker are dropped", token=self.token, error=error.message)
+        except DatabaseUnavailableError as error:
+            log.error("the results of a worker could not be written", token=self.token, error=error.message)
+
+    def _work_batch(self, files: list[ClaimedFile]) -> list[ClaimedFile]:
+        """Work on a batch; return the next one, claimed in the transaction that ended this one."""
+        entries = self._agent.entries(files)
+        ended: list[Ended] = []
+        flushed = time.monotonic()
+        for position, file in enumerate(files):
+            one = self._attempt(file, entries.get(file.lfn))
+            ended.append(one)
+            rest = files[position + 1 :]
+            if one.outage or self._must_leave():
+                return self._commit(ended, rest, leaving=True)
+            if rest and time.monotonic() - flushed > FLUSH_SECONDS:
+                self._commit(ended, [], leaving=False, claim=False)
+                ended, flushed = [], time.monotonic()
+        return self._commit(ended, [], leaving=self.waiting.probing)
+
+    def _must_leave(self) -> bool:
+        return self._agent.draining or time.monotonic() > self._turn_ends
+
+    def _attempt(self, file: ClaimedFile, entry: Entry | None) -> Ended:
+        """Make one attempt and judge how it ended; LeaseLostError goes to the caller, for nothing may be written then."""
+        self._current, self._bytes = file, 0
+        attempt = Attempt(
+            file, self.token, entry=entry, check=lambda: self._check(file), progressed=self._progressed,
+            time_limit=self._services.config.timeout.seconds,
+        )  # fmt: skip
+        operation = file.operation
+        with structlog.contextvars.bound_contextvars(
+            request=operation.request_id, operation=operation.id, file=file.id, attempt=file.attempt
+        ):
+            return judge(self._agent, self.lease, attempt, self.waiting)
+
+    def _check(self, file: ClaimedFile) -> None:
+        self.lease.check(file.id)
+        if self._agent.out_of_grace:
+            raise DrainedError("the agent is ending and its grace is over", "another agent goes on with the file")
+
+    def _progressed(self, bytes_so_far: int) -> None:
+        self._bytes = bytes_so_far
+
+    def _commit(
+        self, ended: Sequence[Ended], unworked: Sequence[ClaimedFile], *, leaving: bool, claim: bool = True
+    ) -> list[ClaimedFile]:
+        """Write what ended, hand back what was not begun, and claim the next batch or give up the place."""
+
+        def transaction(connection: Connection) -> tuple[set[str], Counter[str], list[ClaimedFile]]:
+            ready, states = write(connection, self.token, self.waiting.channel_id, ended, self._services)
+            store.hand_back(connection, self.token, [file.id for file in unworked])
+            following: list[ClaimedFile] = []
+            if claim and not leaving:
+                batch = self._agent.settings.batch
+                following = store.claim_files(connection, self.token, self.waiting.channel_id, batch)
+            if claim and not following:
+                store.release(connection, self.token)
+            return ready, states, following
+
+        self._current = None
+        ready, states, following = self._services.persistently(
+            transaction, lambda: self.lease.lost or self._agent.out_of_grace
+        )
+        self._agent.ended(states)
+        if ready:
+            self._services.poke(ready)
+        return following
+

@@ -1,0 +1,328 @@
+"""The replica manager: put-and-register, replicate, register, verify, remove and get, for all agents alike.
+
+Nothing reaches a storage element but through here, and nothing here writes state: what the catalog is to write
+stands in the attempt's `changes`, and goes into the transaction that ends the file.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Collection, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import structlog
+
+from agents.attempt import Achieved, Attempt
+from catalog.metadata import harvest
+from catalog.records import Entry, Registration
+from dtscore.checksums import Checksum, parse
+from dtscore.config import Config
+from dtscore.errors import (
+    CatalogConflictError,
+    ChecksumMismatchError,
+    ConfigurationError,
+    FileMissingError,
+    NoGoodSourceError,
+    Scope,
+    SizeMismatchError,
+    UnsupportedError,
+    WorkError,
+)
+from dtscore.names import default_pfn
+from storage.element import StorageElement
+from storage.file import FileElement
+from storage.landing import Landed, LandingJob, land
+from storage.registry import Elements
+
+DEFAULT_CHECKSUM = "adler32"
+_CHUNK = 1 << 20
+log = structlog.get_logger()
+
+
+@dataclass(frozen=True, slots=True)
+class Source:
+    """A place to read a file from; `replica` says that the catalog knows it."""
+
+    element: str
+    pfn: str
+    replica: bool
+
+
+class ReplicaManager:
+    """Works on replicas for the agents; safe to use from many threads."""
+
+    def __init__(self, elements: Elements, config: Config) -> None:
+        """Keep the storage elements and the site's settings; the cache folder is made when first used."""
+        self.elements = elements
+        self._config = config
+
+    def element(self, name: str) -> StorageElement:
+        """Return a storage element; one that this site does not know is a permanent error of the file."""
+        try:
+            return self.elements.get(name)
+        except ConfigurationError as error:
+            raise UnsupportedError(error.message, error.hint, element=name) from error
+
+    def transfer(self, attempt: Attempt) -> Achieved:
+        """Copy a file to the attempt's target from the best source that is good, verified, landed, to be registered.
+
+        A source that turns out bad is skipped, marked Suspect and reported. Raises WorkError.
+        """
+        refuse_conflict(attempt)
+        target = self.element(attempt.file.target)
+        errors: list[WorkError] = []
+        for source in self.sources(attempt):
+            try:
+                landed = self._land(attempt, source, target)
+            except WorkError as error:
+                if error.scope is not Scope.SOURCE:
+                    raise
+                errors.append(error)
+                self._suspect(attempt, source, error)
+                continue
+            return self._landed(attempt, source, landed)
+        raise _worst(attempt, errors)
+
+    def sources(self, attempt: Attempt) -> list[Source]:
+        """Return where the file may be read from, best first: the named source, then the catalog's replicas."""
+        file, found = attempt.file, []
+        known = {replica.element: replica for replica in (attempt.entry.sources if attempt.entry else ())}
+        named = file.operation.source
+        if named:
+            replica = known.get(named)
+            pfn = file.pfn or (replica.pfn if replica else default_pfn(file.lfn))
+            found.append(Source(named, pfn, replica is not None and replica.pfn == pfn))
+        for element, replica in known.items():
+            if element not in (named, file.target):
+                found.append(Source(element, replica.pfn, True))
+        return found
+
+    def _land(self, attempt: Attempt, source: Source, target: StorageElement) -> Landed:
+        origin = self.element(source.element)
+        if self._direct(source.element, target.name):
+            return self._copy(attempt, origin, source.pfn, target, default_pfn(attempt.file.lfn))
+        return self._two_hops(attempt, origin, source.pfn, target)
+
+    def _direct(self, source: str, target: str) -> bool:
+        """Whether bytes may stream from one element to the other without the local cache (option `direct`)."""
+        settings = (self._config.elements.get(name) for name in (source, target))
+        return all(one is None or one.options.get("direct", "yes") != "no" for one in settings)
+
+    def _two_hops(self, attempt: Attempt, origin: StorageElement, pfn: str, target: StorageElement) -> Landed:
+        """Copy through the local cache, under the attempt's own name: no two attempts can meet there."""
+        folder = self._config.cache.folder
+        folder.mkdir(parents=True, exist_ok=True)
+        cache = FileElement("cache", str(folder))
+        cached = f"{attempt.name}.cached"
+        try:
+            first = self._copy(attempt, origin, pfn, cache, cached)
+            return self._copy(attempt, cache, cached, target, default_pfn(attempt.file.lfn), proven=first)
+        finally:
+            _remove_cached(folder / cached)
+
+    def _copy(
+        self, attempt: Attempt, origin: StorageElement, pfn: str, target: StorageElement, path: str, proven: Landed | None = None
+    ) -> Landed:
+        expected = expected_checksums(attempt)
+        if proven is not None:
+            expected = tuple(str(Checksum(name, value)) for name, value in proven.checksums.items())
+        job = LandingJob(
+            source=origin, source_path=pfn, target=target, target_path=path, attempt=attempt.name,
+            algorithms=(self.algorithm(attempt),), size=proven.size if proven else expected_size(attempt),
+            checksums=expected, overwrite=attempt.overwrite,
+        )  # fmt: skip
+        return land(job, guard=attempt.guard, progress=attempt.progress)
+
+    def algorithm(self, attempt: Attempt) -> str:
+        """Return the checksum to compute: the request's choice, else what is declared or known, else the target's."""
+        chosen = attempt.file.operation.options.get("checksum")
+        declared = attempt.file.checksum or (attempt.entry.checksum if attempt.entry else None)
+        if chosen or declared:
+            return chosen or parse(declared or "").algorithm
+        settings = self._config.elements.get(attempt.file.target)
+        return settings.options.get("checksum", DEFAULT_CHECKSUM) if settings else DEFAULT_CHECKSUM
+
+    def _suspect(self, attempt: Attempt, source: Source, error: WorkError) -> None:
+        log.warning("bad source skipped", lfn=attempt.file.lfn, source=source.element, error=error.message)
+        if source.replica and not error.outage:
+            attempt.changes.marks.append((attempt.file.lfn, source.element, "Suspect", error.message))
+
+    def _landed(self, attempt: Attempt, source: Source, landed: Landed) -> Achieved:
+        checksum = self._registered_checksum(attempt, landed)
+        attempt.changes.registrations.append(
+            Registration(
+                lfn=attempt.file.lfn, size=landed.size, checksum=checksum, element=attempt.file.target,
+                pfn=default_pfn(attempt.file.lfn), depth=landed.depth, metadata=harvest(landed.head),
+                replace=attempt.overwrite,
+            )  # fmt: skip
+        )
+        moved = landed.size if landed.moved else 0
+        return Achieved(landed.size, checksum, moved, source.element, landed.protocol, landed.seconds)
+
+    def _registered_checksum(self, attempt: Attempt, landed: Landed) -> str:
+        """Keep the catalog's checksum where its algorithm was computed, so that an entry never changes its mind."""
+        known = attempt.entry.checksum if attempt.entry and not attempt.overwrite else None
+        algorithm = parse(known).algorithm if known else self.algorithm(attempt)
+        return str(Checksum(algorithm, landed.checksums[algorithm]))
+
+    def register(self, attempt: Attempt) -> Achieved:
+        """Register a file that lies on the target already, after reading it whole; raises WorkError."""
+        refuse_conflict(attempt)
+        file = attempt.file
+        pfn = file.pfn or default_pfn(file.lfn)
+        element = self.element(file.target)
+        size = element.stat(pfn).size
+        _compare_size(attempt, element.name, size)
+        expected = expected_checksums(attempt)
+        found = self.digest(attempt, element, pfn, {parse(text).algorithm for text in expected} | {self.algorithm(attempt)})
+        for text in expected:
+            _compare_checksum(attempt, element.name, text, found[parse(text).algorithm])
+        known = attempt.entry.checksum if attempt.entry else found[self.algorithm(attempt)]
+        head = read_head(element, pfn)
+        attempt.changes.registrations.append(
+            Registration(file.lfn, size, known, element.name, pfn, "full", harvest(head))
+        )
+        return Achieved(size, known, 0, element.name, element.protocol)
+
+    def verify(self, attempt: Attempt) -> Achieved:
+        """Read replicas again and compare them with the catalog: that on the target, or all; raises WorkError.
+
+        A good one is noted as verified in full; one that is missing or differs is marked Bad.
+        """
+        entry, file = attempt.entry, attempt.file
+        if entry is None:
+            raise FileMissingError(f"{file.lfn} is not in the catalog", "register it first", scope=Scope.FILE)
+        replicas = [r for r in entry.replicas if file.target in ("", r.element) and r.state != "Deleting"]
+        if not replicas:
+            where = file.target or "any storage element"
+            raise FileMissingError(f"the catalog knows no replica of {file.lfn} on {where}", "see dts-catalog replicas")
+        errors = []
+        for replica in replicas:
+            try:
+                self.prove(attempt, entry, replica.element, replica.pfn)
+            except WorkError as error:
+                if not error.permanent:
+                    raise
+                errors.append(error)
+                attempt.changes.marks.append((file.lfn, replica.element, "Bad", error.message))
+            else:
+                attempt.changes.verified.append((file.lfn, replica.element, "full"))
+        if errors:
+            raise errors[0]
+        return Achieved(entry.size, entry.checksum, 0, " ".join(r.element for r in replicas), "")
+
+    def prove(self, attempt: Attempt, entry: Entry, element_name: str, pfn: str) -> None:
+        """Read one replica whole and compare it with the catalog's size and checksum; raises WorkError."""
+        element = self.element(element_name)
+        size = element.stat(pfn).size
+        if size != entry.size:
+            raise SizeMismatchError(
+                f"{pfn} on {element_name} has {size} bytes, not {entry.size}", "replicate it again", element=element_name
+            )
+        algorithm = parse(entry.checksum).algorithm
+        found = self.digest(attempt, element, pfn, {algorithm})[algorithm]
+        _compare_checksum(attempt, element_name, entry.checksum, found)
+
+    def digest(self, attempt: Attempt, element: StorageElement, pfn: str, algorithms: Collection[str]) -> dict[str, str]:
+        """Return checksums by algorithm of what lies on an element, read once, the attempt's guard asked on the way."""
+
+        def tick(bytes_so_far: int) -> None:
+            attempt.progress(bytes_so_far)
+            attempt.guard()
+
+        found = element.digest(pfn, sorted(algorithms), tick).checksums
+        return {name: str(Checksum(name, value)) for name, value in found.items()}
+
+    def get(self, entry: Entry, folder: Path, name: str) -> Path:
+        """Fetch a file of the catalog into a local folder, verified; any good replica, best first; raises WorkError."""
+        target = FileElement("download", str(folder))
+        errors: list[WorkError] = []
+        for replica in entry.sources:
+            job = LandingJob(
+                source=self.element(replica.element), source_path=replica.pfn, target=target, target_path=name,
+                attempt=f"get-{time.monotonic_ns()}", algorithms=(), size=entry.size, checksums=(entry.checksum,),
+                overwrite=False,
+            )  # fmt: skip
+            try:
+                land(job, guard=lambda: None, progress=lambda _: None)
+            except WorkError as error:
+                if error.scope is not Scope.SOURCE:
+                    raise
+                errors.append(error)
+            else:
+                return folder / name
+        raise errors[0] if errors else NoGoodSourceError(f"{entry.lfn} has no good replica", "see dts-catalog replicas")
+
+
+def read_head(element: StorageElement, pfn: str, length: int = 288_000) -> bytes:
+    """Return the first bytes of a file, for its headers."""
+    buffer = bytearray(length)
+    view, filled = memoryview(buffer), 0
+    reader = element.open(pfn)
+    try:
+        while filled < length and (count := reader.readinto(view[filled:])):
+            filled += count
+    finally:
+        reader.close()
+    return bytes(view[:filled])
+
+
+def expected_checksums(attempt: Attempt) -> tuple[str, ...]:
+    """Return the checksums that the bytes must have: the declared one and, unless overwriting, the catalog's."""
+    known = attempt.entry.checksum if attempt.entry and not attempt.overwrite else None
+    return tuple(dict.fromkeys(text for text in (attempt.file.checksum, known) if text))
+
+
+def expected_size(attempt: Attempt) -> int | None:
+    """Return the size in bytes that the file must have, if anybody said one."""
+    if attempt.file.size is None and attempt.entry and not attempt.overwrite:
+        return attempt.entry.size
+    return attempt.file.size
+
+
+def refuse_conflict(attempt: Attempt) -> None:
+    """Raise CatalogConflictError when the request declares other bytes than the catalog holds under this name."""
+    entry, file = attempt.entry, attempt.file
+    if entry is None or attempt.overwrite:
+        return
+    same_sum = not file.checksum or parse(file.checksum).algorithm != parse(entry.checksum).algorithm
+    if file.size in (None, entry.size) and (same_sum or file.checksum == entry.checksum):
+        return
+    raise CatalogConflictError(
+        f"{file.lfn} is in the catalog with {entry.size} bytes and {entry.checksum}; "
+        f"the request declares {file.size or 'no'} bytes and {file.checksum or 'no checksum'}",
+        'use another name, or say overwrite="yes"',
+    )
+
+
+def _compare_size(attempt: Attempt, element: str, size: int) -> None:
+    expected = expected_size(attempt)
+    if expected is not None and size != expected:
+        raise SizeMismatchError(
+            f"{attempt.file.lfn} has {size} bytes on {element}, not {expected}", "see which one is right", element=element
+        )
+
+
+def _compare_checksum(attempt: Attempt, element: str, expected: str, found: str) -> None:
+    if expected != found:
+        raise ChecksumMismatchError(
+            f"{attempt.file.lfn} on {element} has {found}, not {expected}", "replicate it from a good copy", element=element
+        )
+
+
+def _worst(attempt: Attempt, errors: Sequence[WorkError]) -> WorkError:
+    """Return what to tell when no source was good: a temporary error if there is one, since it may pass."""
+    if not errors:
+        return NoGoodSourceError(
+            f"{attempt.file.lfn} has no source: none is named and the catalog knows no good replica",
+            f"see dts-catalog replicas {attempt.file.lfn}",
+        )
+    return next((error for error in errors if not error.permanent), errors[0])
+
+
+def _remove_cached(path: Path) -> None:
+    try:
+        path.unlink(missing_ok=True)
+    except OSError as error:
+        log.warning("a file stays in the cache", path=str(path), error=str(error))

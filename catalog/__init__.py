@@ -1,0 +1,1 @@
+"""The catalog: the logical name space, replicas, and metadata from FITS headers."""

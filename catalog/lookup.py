@@ -1,0 +1,178 @@
+"""Reading the catalog: entries by name, by folder and by expression, in sets."""
+
+from __future__ import annotations
+
+import functools
+import re
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from operator import itemgetter
+from typing import Any
+
+import sqlalchemy as sa
+from sqlalchemy.engine import Connection, Row
+
+from catalog.expression import compile_expression
+from catalog.given import Moment, chunks, given, given_shape, given_values
+from catalog.models import catalog_files as files
+from catalog.models import catalog_folders as folders
+from catalog.models import catalog_metadata as headers
+from catalog.models import catalog_replicas as replicas
+from catalog.records import Entry, Listing, Metadata, Replica
+from dtscore.errors import NotFoundError, UsageError
+from dtscore.names import check_folder, split_lfn
+
+_SURROGATE = re.compile("[\ud800-\udfff]")
+_by_element = itemgetter(6)
+_PAIR: Mapping[str, sa.Text] = {"folder": sa.Text(), "name": sa.Text()}
+
+
+def _moment(column: sa.Column[datetime]) -> sa.ColumnElement[datetime]:
+    return sa.type_coerce(column, Moment())
+
+
+_HEADER = [
+    _moment(column) if column.name == "date" else column for column in headers.columns if column.name != "file_id"
+]
+_ENTRY = [folders.c.path, files.c.name, files.c.id, files.c.size, files.c.checksum, _moment(files.c.registered_at)]
+_REPLICA = [
+    replicas.c.element,
+    replicas.c.pfn,
+    replicas.c.state,
+    _moment(replicas.c.registered_at),
+    _moment(replicas.c.verified_at),
+    replicas.c.depth,
+    replicas.c.error,
+]
+
+
+def join_lfn(folder: str, name: str) -> str:
+    """Return the LFN of a name in a folder: the opposite of `split_lfn`."""
+    return f"/{name}" if folder == "/" else f"{folder}/{name}"
+
+
+def lookup(connection: Connection, lfns: Sequence[str]) -> dict[str, Entry]:
+    """Return the entries of those names that the catalog knows, thousands in one call; the rest is left out."""
+    found: dict[str, Entry] = {}
+    postgres = connection.dialect.name == "postgresql"
+    for part in chunks(sorted({lfn for lfn in lfns if _possible(lfn)})):
+        entries = _entries(connection, _by_name(postgres), _pairs(postgres, part))
+        found.update((entry.lfn, entry) for entry in entries)
+    return found
+
+
+def good_replicas(connection: Connection, lfn: str) -> tuple[Replica, ...]:
+    """Return the Good replicas of one file; those being deleted are not among them. Empty for an unknown name."""
+    entry = lookup(connection, [lfn]).get(lfn)
+    return tuple(replica for replica in entry.replicas if replica.state == "Good") if entry else ()
+
+
+def list_folder(connection: Connection, folder: str, *, limit: int | None = None, after: str = "") -> Listing:
+    """Return the folders and entries right below a folder, at most `limit` entries whose names come after `after`.
+
+    Raises NotFoundError for a folder that the catalog does not know; '/' is always there.
+    """
+    path = check_folder(folder)
+    number = connection.scalar(sa.select(folders.c.id).where(folders.c.path == path))
+    if number is None:
+        if path == "/":
+            return Listing((), ())
+        raise NotFoundError(f"the catalog has no folder {path}", "list its parent: dts-catalog ls")
+    below = sa.select(folders.c.path).where(folders.c.parent_id == number).order_by(folders.c.path)
+    query = sa.select(files.c.id).where(files.c.folder_id == number, files.c.name > after)
+    wanted = query.order_by(files.c.name).limit(limit).subquery("wanted")
+    entries = _entries(connection, _entry_query(wanted, files.c.id == wanted.c.id))
+    return Listing(tuple(connection.scalars(below)), tuple(entries))
+
+
+def find(connection: Connection, expression: str, limit: int = 1000) -> list[Entry]:
+    """Return the entries that an expression chooses, by folder and name, at most `limit`.
+
+    Raises UsageError, with the position, for an expression that is not understood.
+    """
+    if limit < 1:
+        raise UsageError(f"the limit is {limit}", "ask for one entry at least")
+    condition = compile_expression(expression, sqlite=connection.dialect.name == "sqlite")
+    joined = files.join(folders, folders.c.id == files.c.folder_id).outerjoin(headers, headers.c.file_id == files.c.id)
+    chosen = sa.select(files.c.id).select_from(joined).where(condition)
+    chosen = chosen.order_by(folders.c.path, files.c.name).limit(limit)
+    return entries_of(connection, list(connection.scalars(chosen)))
+
+
+def entries_of(connection: Connection, numbers: Sequence[int]) -> list[Entry]:
+    """Return the entries of the catalog's own file numbers, by folder and name."""
+    found: list[Entry] = []
+    for part in chunks(numbers):
+        wanted = given(connection, {"id": (sa.BigInteger(), part)})
+        found += _entries(connection, _entry_query(wanted, files.c.id == wanted.c.id))
+    return sorted(found, key=lambda entry: split_lfn(entry.lfn))
+
+
+def file_rows(connection: Connection, lfns: Sequence[str], *, lock: str = "") -> dict[str, Row[Any]]:
+    """Return (path, name, id, size, checksum) rows by LFN; `lock` 'share' or 'update' holds them on PostgreSQL.
+
+    Rows are locked in the order of folder and name, so that two callers cannot wait for each other.
+    """
+    found: dict[str, Row[Any]] = {}
+    postgres = connection.dialect.name == "postgresql"
+    for part in chunks(lfns):
+        for row in connection.execute(_rows_by_name(postgres, lock), _pairs(postgres, part)):
+            found[join_lfn(row.path, row.name)] = row
+    return found
+
+
+def _possible(lfn: str) -> bool:
+    """Tell whether the database's text type can hold a name: one that it cannot is not found, rather than an error."""
+    return lfn.startswith("/") and "\0" not in lfn and (lfn.isascii() or not _SURROGATE.search(lfn))
+
+
+def _files_from(wanted: sa.FromClause) -> sa.FromClause:
+    at_name = (files.c.folder_id == folders.c.id) & (files.c.name == wanted.c.name)
+    return wanted.join(folders, folders.c.path == wanted.c.folder).join(files, at_name)
+
+
+def _pairs(postgres: bool, lfns: Sequence[str]) -> dict[str, Any]:
+    paths, names = zip(*map(split_lfn, lfns), strict=True)
+    return given_values(postgres, {"folder": paths, "name": names})
+
+
+@functools.cache
+def _by_name(postgres: bool) -> sa.Select[Any]:
+    """Build the look-up once: that takes longer than to find one file."""
+    return _with_details(_files_from(given_shape(postgres, _PAIR)))
+
+
+@functools.cache
+def _rows_by_name(postgres: bool, lock: str) -> sa.Select[Any]:
+    query = sa.select(folders.c.path, files.c.name, files.c.id, files.c.size, files.c.checksum)
+    query = query.select_from(_files_from(given_shape(postgres, _PAIR)))
+    if lock and postgres:
+        query = query.order_by(folders.c.path, files.c.name).with_for_update(of=files, read=lock == "share")
+    return query
+
+
+def _entry_query(wanted: sa.FromClause, condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
+    return _with_details(wanted.join(files, condition).join(folders, folders.c.id == files.c.folder_id))
+
+
+def _with_details(source: sa.FromClause) -> sa.Select[Any]:
+    source = source.outerjoin(replicas, replicas.c.file_id == files.c.id)
+    source = source.outerjoin(headers, headers.c.file_id == files.c.id)
+    return sa.select(*_ENTRY, *_REPLICA, headers.c.file_id, *_HEADER).select_from(source)
+
+
+def _entries(connection: Connection, query: sa.Select[Any], values: Mapping[str, Any] | None = None) -> list[Entry]:
+    """Fold the rows, one per replica, into entries in the order of their names."""
+    rows: dict[tuple[str, str], list[Any]] = {}
+    for row in connection.execute(query, values or {}).all():
+        rows.setdefault((row[0], row[1]), []).append(row)
+    return [_entry(*key, rows[key]) for key in sorted(rows)]
+
+
+def _entry(path: str, name: str, rows: list[Any]) -> Entry:
+    first = rows[0]
+    if len(rows) > 1:
+        rows.sort(key=_by_element)
+    copies = tuple([Replica(*row[6:13]) for row in rows]) if first[6] is not None else ()
+    header = None if first[13] is None else Metadata(*first[14:])
+    return Entry(join_lfn(path, name), first[3], first[4], first[5], copies, header)

@@ -1,0 +1,1 @@
+"""What every room stands on: errors, configuration, the database session, checksums and logging."""

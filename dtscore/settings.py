@@ -1,0 +1,147 @@
+"""The one table of settings: every section and key of dts.ini with its kind, default and meaning."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from dtscore.errors import UsageError
+from dtscore.units import parse_duration, parse_size
+
+Kind = Literal["text", "url", "path", "count", "duration", "size", "choice"]
+Value = str | int | float
+
+AGENT_NAMES = ("import", "transfer", "register", "remove", "verify")
+"""Agents that may have a section [agent.NAME]."""
+
+
+@dataclass(frozen=True, slots=True)
+class Setting:
+    """One key of the configuration; `default` is written as in the file, and None means that the key must be given.
+
+    `minimum` bounds counts, durations (s) and sizes (bytes); `choices` are the words of a choice.
+    """
+
+    section: str
+    key: str
+    kind: Kind
+    default: str | None
+    doc: str
+    minimum: float = 0
+    choices: tuple[str, ...] = ()
+
+    def parse(self, text: str) -> Value:
+        """Return the typed value of `text`; raise UsageError, which says what was expected."""
+        if self.kind == "choice":
+            if text not in self.choices:
+                raise UsageError(
+                    f"{text!r} is not one of {', '.join(self.choices)}", f"choose: {' or '.join(self.choices)}"
+                )
+            return text
+        if self.kind in ("text", "url", "path"):
+            return text
+        value = _NUMBERS[self.kind](text)
+        if value < self.minimum:
+            raise UsageError(f"{text!r} is too small", f"the least is {self.minimum:g}")
+        return value
+
+
+def _parse_count(text: str) -> int:
+    digits = text.strip().replace(",", "")
+    if not (digits.isascii() and digits.isdigit()):
+        raise UsageError(f"{text!r} is not a whole number", "write digits only, comments on a line of their own")
+    return int(digits)
+
+
+_NUMBERS = {"count": _parse_count, "duration": parse_duration, "size": parse_size}
+
+SETTINGS: tuple[Setting, ...] = (
+    Setting("site", "name", "text", "dts", "Name of this installation, shown in listings and logs."),
+    Setting("site", "folder", "path", "", "Folder against which relative paths resolve; empty: the parent of etc/."),
+    Setting("site", "node", "text", "", "Name of this host for node affinity; empty: the host name."),
+    Setting(
+        "database",
+        "url",
+        "url",
+        "sqlite:///var/dts.db",
+        "The request database: sqlite:///PATH or postgresql+psycopg://USER@HOST/NAME.",
+    ),
+    Setting(
+        "database", "password_file", "path", "", "File of mode 0600 that holds the database password; empty: none."
+    ),
+    Setting("spool", "folder", "path", "var/spool", "Spool folder with ToDo, Running, Done and Failed inside."),
+    Setting("limits", "max_bytes", "size", "512 MiB", "Largest request file that is read.", 1),
+    Setting("limits", "max_files", "count", "1000000", "Most files in one request.", 1),
+    Setting("limits", "max_depth", "count", "16", "Deepest nesting of elements in a request file.", 3),
+    Setting("limits", "max_elements", "count", "4000000", "Most elements and comments in a request file.", 1),
+    Setting("limits", "max_attribute_bytes", "size", "4 MiB", "Longest attribute value in a request file.", 1),
+    Setting(
+        "agents",
+        "poll_interval",
+        "duration",
+        "5 s",
+        "Pause between two looks for work when nobody pokes the agent.",
+        0.01,
+    ),
+    Setting(
+        "agents",
+        "heartbeat",
+        "duration",
+        "5 s",
+        "How often an agent writes its heartbeat, which renews its leases.",
+        0.01,
+    ),
+    Setting(
+        "agents", "lease", "duration", "30 s", "How long claimed files stay an agent's after its last heartbeat.", 0.1
+    ),
+    Setting("agents", "grace", "duration", "30 s", "How long running files may take to finish after SIGTERM.", 0),
+    Setting("agents", "workers", "count", "8", "Files that one agent works on at the same time.", 1),
+    Setting("agents", "batch", "count", "100", "Most files that one claim takes.", 1),
+    Setting("agents", "element_limit", "count", "4", "Files in work at once on one storage element.", 1),
+    Setting("agents", "channel_limit", "count", "4", "Files in work at once on one channel (source to target).", 1),
+    Setting("agent.NAME", "workers", "count", None, "As agents.workers, for this agent alone.", 1),
+    Setting("agent.NAME", "batch", "count", None, "As agents.batch, for this agent alone.", 1),
+    Setting("agent.NAME", "poll_interval", "duration", None, "As agents.poll_interval, for this agent alone.", 0.01),
+    Setting("retry", "attempts", "count", "5", "Attempts at one file before a temporary error fails it.", 1),
+    Setting("retry", "base", "duration", "5 s", "First pause before another attempt; it doubles each time.", 0),
+    Setting("retry", "longest", "duration", "1 h", "Longest pause before another attempt.", 0),
+    Setting("retry", "outage_longest", "duration", "30 s", "Longest pause while a storage element does not answer.", 0),
+    Setting("timeout", "base", "duration", "600 s", "Time that every attempt at a file may take.", 0.1),
+    Setting("timeout", "per_mb", "duration", "2 s", "Further time for each MB (1,000,000 bytes) of the file.", 0),
+    Setting("trash", "grace", "duration", "7 d", "How long a removed replica stays in the trash.", 0),
+    Setting("cache", "folder", "path", "var/cache", "Folder for copies that need two hops."),
+    Setting("run", "folder", "path", "var/run", "Folder for poke sockets and pid files."),
+    Setting(
+        "log",
+        "level",
+        "choice",
+        "info",
+        "Least severe message that is logged.",
+        0,
+        ("debug", "info", "warning", "error"),
+    ),
+    Setting(
+        "log",
+        "format",
+        "choice",
+        "console",
+        "console: for people; json: one JSON object a line.",
+        0,
+        ("console", "json"),
+    ),
+    Setting("log", "file", "path", "", "Log file; empty: standard error."),
+    Setting("se.NAME", "type", "text", None, "Kind of the storage element: file, sftp or fsspec."),
+    Setting("se.NAME", "limit", "count", None, "As agents.element_limit, for this storage element alone.", 1),
+    Setting("channel.SOURCE.TARGET", "limit", "count", None, "As agents.channel_limit, for this channel alone.", 1),
+)
+"""All settings. In [se.NAME] every further key is an option of the storage element's type."""
+
+
+def fixed() -> tuple[Setting, ...]:
+    """Return the settings of sections with a fixed name, which all have a default."""
+    return tuple(setting for setting in SETTINGS if setting.default is not None)
+
+
+def template(section: str) -> dict[str, Setting]:
+    """Return the settings of a section by key; `section` is written as in the table, such as 'agent.NAME'."""
+    return {setting.key: setting for setting in SETTINGS if setting.section == section}

@@ -1,0 +1,62 @@
+"""The door of the request database: the ONLY writer of state. Every function takes an open connection.
+
+Submitting, claiming, finishing and controlling lie in modules of those names; nothing outside this room imports them.
+"""
+
+from __future__ import annotations
+
+from reqdb.claiming import (
+    ClaimedFile,
+    Heartbeat,
+    Limits,
+    OperationView,
+    Progress,
+    Waiting,
+    agent_label,
+    beat,
+    claim_files,
+    enter_agent,
+    expire_agents,
+    leave_agent,
+    release,
+    take_place,
+    waiting_channels,
+)
+from reqdb.controlling import Changed, cancel, find_request, needs_tending, retry, states_of, tend
+from reqdb.events import note
+from reqdb.finishing import Outcome, finish, hand_back, held, rest_channel, wake_channel
+from reqdb.submitting import Submitted, submit
+
+__all__ = [
+    "Changed",
+    "ClaimedFile",
+    "Heartbeat",
+    "Limits",
+    "OperationView",
+    "Outcome",
+    "Progress",
+    "Submitted",
+    "Waiting",
+    "agent_label",
+    "beat",
+    "cancel",
+    "claim_files",
+    "enter_agent",
+    "expire_agents",
+    "find_request",
+    "finish",
+    "hand_back",
+    "held",
+    "leave_agent",
+    "needs_tending",
+    "note",
+    "release",
+    "rest_channel",
+    "retry",
+    "states_of",
+    "submit",
+    "take_place",
+    "tend",
+    "waiting_channels",
+    "wake_channel",
+]

@@ -1,0 +1,119 @@
+"""Moving bytes from a reader to a writer while hashing them; the next block is read while the last is written."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import AbstractContextManager, ExitStack
+from dataclasses import dataclass
+from itertools import cycle
+from typing import TypeAlias
+
+from dtscore import checksums
+from storage.element import BLOCK, Digest, Reader, Writer
+
+HEAD = 288_000
+"""Bytes kept from the beginning of a file: one hundred blocks of a FITS header."""
+
+_TICK_SECONDS = 0.1
+
+Roles: TypeAlias = tuple[Callable[[], AbstractContextManager[None]], Callable[[], AbstractContextManager[None]]]
+
+
+@dataclass(frozen=True, slots=True)
+class Pumped:
+    """Size and checksums of what went by, its first bytes, and whether it was cloned instead of copied."""
+
+    digest: Digest
+    head: bytes
+    cloned: bool = False
+
+
+class _Meter:
+    """Hashes, counts and keeps the head of what goes by."""
+
+    def __init__(self, algorithms: Sequence[str]) -> None:
+        self.hashers = {name: checksums.new(name) for name in algorithms}
+        self.head = bytearray()
+        self.size = 0
+
+    def update(self, block: memoryview) -> None:
+        for hasher in self.hashers.values():
+            hasher.update(block)
+        if len(self.head) < HEAD:
+            self.head += block[: HEAD - len(self.head)]
+        self.size += len(block)
+
+    def result(self, *, cloned: bool = False) -> Pumped:
+        values = {name: hasher.hexdigest() for name, hasher in self.hashers.items()}
+        return Pumped(Digest(self.size, values), bytes(self.head), cloned)
+
+
+class Pump:
+    """Moves bytes, and calls the guard and the progress some ten times a second on the way."""
+
+    def __init__(self, guard: Callable[[], None], progress: Callable[[int], None]) -> None:
+        """Keep what is called on the way."""
+        self._guard = guard
+        self._progress = progress
+        self._last = 0.0
+
+    def _tick(self, copied: int | None = None) -> None:
+        moment = time.monotonic()
+        if moment - self._last >= _TICK_SECONDS:
+            self._last = moment
+            self._guard()
+            if copied is not None:
+                self._progress(copied)
+
+    def hash(
+        self, reader: Reader, algorithms: Sequence[str], size: int, *, cloned: bool = False, close: bool = True
+    ) -> Pumped:
+        """Read on to the end and return the digest; the guard is called, the progress is not.
+
+        `size` is what is expected: reading stops once there is more, as then all is lost anyway.
+        """
+        meter = _Meter(algorithms)
+        view = _buffer(size)
+        try:
+            while meter.size <= size and (count := reader.readinto(view)):
+                meter.update(view[:count])
+                self._tick()
+        finally:
+            if close:
+                reader.close()
+        return meter.result(cloned=cloned)
+
+    def copy(self, reader: Reader, writer: Writer, algorithms: Sequence[str], size: int, roles: Roles) -> Pumped:
+        """Copy all bytes; `roles` are entered around reading and writing, so that errors are told apart.
+
+        `size` is what is expected, as in `hash`. One buffer is written by a thread while the other is filled and
+        hashed; files that fit into one buffer do without the thread.
+        """
+        at_source, at_target = roles
+        meter = _Meter(algorithms)
+        pending: Future[None] | None = None
+        with ExitStack() as stack:
+            pool = stack.enter_context(ThreadPoolExecutor(1, "dts-write")) if size >= BLOCK else None
+            for buffer in cycle([_buffer(size), _buffer(size)] if pool else [_buffer(size)]):
+                with at_source():
+                    block = buffer[: reader.readinto(buffer)]
+                meter.update(block)
+                self._tick(meter.size)
+                with at_target():
+                    if pending is not None:
+                        pending.result()
+                    if not block or meter.size > size:
+                        break
+                    if pool is None:
+                        writer.write(block)
+                    else:
+                        pending = pool.submit(writer.write, block)
+        self._progress(meter.size)
+        return meter.result()
+
+
+def _buffer(size: int) -> memoryview:
+    """Return a buffer of one block, or a smaller one that holds the whole file and one byte more."""
+    return memoryview(bytearray(min(BLOCK, size + 1)))
