@@ -13,7 +13,7 @@ test: environment
 	.venv/bin/python -m pytest
 
 lint: environment
-	.venv/bin/ruff check .
+	.venv/bin/ruff check . script/make-docs
 	.venv/bin/mypy
 	.venv/bin/lint-imports
 

@@ -19,8 +19,6 @@ from agents.attempt import Achieved, Attempt
 from agents.lease import Beat, Lease
 from agents.place import Place
 from agents.services import Services
-from catalog import store as catalog
-from catalog.records import Entry
 from reqdb import store
 from reqdb.store import ClaimedFile, Waiting
 
@@ -96,11 +94,6 @@ class ClaimingAgent(Agent):
     @abstractmethod
     def perform(self, attempt: Attempt) -> Achieved:
         """Do the work on one file; raise WorkError when it cannot be done."""
-
-    def entries(self, files: Sequence[ClaimedFile]) -> dict[str, Entry]:
-        """Look up what the catalog knows of a batch, in one call."""
-        with self.services.database.read() as connection:
-            return catalog.lookup(connection, [file.lfn for file in files])
 
     def run_once(self, wake: threading.Event | None = None) -> Counter[str]:
         """Claim and work until nothing more can be claimed; return how many files ended in which state."""
@@ -181,8 +174,6 @@ class ClaimingAgent(Agent):
     def _work(self, place: Place) -> None:
         try:
             place.work()
-        except Exception:
-            log.exception("a worker broke off; its files go back to ToDo", token=place.token)
         finally:
             with self._changed:
                 del self._places[place.token]

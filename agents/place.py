@@ -17,6 +17,7 @@ from sqlalchemy.engine import Connection
 from agents.attempt import Attempt, DrainedError
 from agents.commit import write
 from agents.outcome import Ended, judge
+from catalog import store as catalog
 from catalog.records import Entry
 from dtscore.errors import DatabaseUnavailableError, LeaseLostError
 from reqdb import store
@@ -50,6 +51,7 @@ class Place:
         self._files = list(files)
         self._current: ClaimedFile | None = None
         self._bytes = 0
+        self._left = False
 
     def progress(self) -> store.Progress:
         """Return the file in work and its bytes so far."""
@@ -67,10 +69,29 @@ class Place:
             log.warning("the results of a worker are dropped", token=self.token, error=error.message)
         except DatabaseUnavailableError as error:
             log.error("the results of a worker could not be written", token=self.token, error=error.message)
+        except Exception:
+            log.exception("a worker broke off; its files go back to ToDo", token=self.token)
+        finally:
+            if not self._left:
+                self._give_up()
+
+    def _give_up(self) -> None:
+        """Hand back everything that is still held: nobody else would, while this agent's heart beats."""
+        if self.lease.lost:
+            return
+        try:
+            self._services.persistently(lambda connection: store.release(connection, self.token), self._must_end)
+        except DatabaseUnavailableError as error:
+            log.error("not handed back: the lease will end by itself", token=self.token, error=error.message)
+
+    def _must_end(self) -> bool:
+        return self.lease.lost or self._agent.out_of_grace
 
     def _work_batch(self, files: list[ClaimedFile]) -> list[ClaimedFile]:
         """Work on a batch; return the next one, claimed in the transaction that ended this one."""
-        entries = self._agent.entries(files)
+        entries = self._services.persistently_reading(
+            lambda connection: catalog.lookup(connection, [file.lfn for file in files]), self._must_end
+        )
         ended: list[Ended] = []
         flushed = time.monotonic()
         for position, file in enumerate(files):
@@ -125,9 +146,8 @@ class Place:
             return ready, states, following
 
         self._current = None
-        ready, states, following = self._services.persistently(
-            transaction, lambda: self.lease.lost or self._agent.out_of_grace
-        )
+        ready, states, following = self._services.persistently(transaction, self._must_end)
+        self._left = claim and not following
         self._agent.ended(states)
         if ready:
             self._services.poke(ready)

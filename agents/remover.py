@@ -56,7 +56,7 @@ class Remover:
         for replica in doomed:
             self._discard(attempt, replica.element, replica.pfn, entry.size, resumed=replica.state == "Deleting")
             attempt.changes.withdrawn.append((lfn, replica.element))
-        return Achieved(entry.size, entry.checksum, 0, " ".join(elements), self._protocol(elements))
+        return Achieved(entry.size, entry.checksum, protocol=self._protocol(elements))
 
     def _doomed(self, attempt: Attempt, entry: Entry | None) -> list[Replica]:
         if entry is None:
@@ -83,7 +83,7 @@ class Remover:
                 'register it first, or say remove-last-copy="yes"',
             )
         self._discard(attempt, target, pfn, size, resumed=False)
-        return Achieved(size, None, 0, target, element.protocol)
+        return Achieved(size, None, protocol=element.protocol)
 
     def _prove_another(self, attempt: Attempt, entry: Entry, elements: Sequence[str]) -> None:
         """Read other copies until one is proved right; those that are not are marked and reported."""

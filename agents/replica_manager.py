@@ -183,7 +183,7 @@ class ReplicaManager:
         attempt.changes.registrations.append(
             Registration(file.lfn, size, known, element.name, pfn, "full", harvest(head))
         )
-        return Achieved(size, known, 0, element.name, element.protocol)
+        return Achieved(size, known, protocol=element.protocol)
 
     def verify(self, attempt: Attempt) -> Achieved:
         """Read replicas again and compare them with the catalog: that on the target, or all; raises WorkError.
@@ -210,7 +210,7 @@ class ReplicaManager:
                 attempt.changes.verified.append((file.lfn, replica.element, "full"))
         if errors:
             raise errors[0]
-        return Achieved(entry.size, entry.checksum, 0, " ".join(r.element for r in replicas), "")
+        return Achieved(entry.size, entry.checksum)
 
     def prove(self, attempt: Attempt, entry: Entry, element_name: str, pfn: str) -> None:
         """Read one replica whole and compare it with the catalog's size and checksum; raises WorkError."""

@@ -36,6 +36,9 @@ AGENTS: Mapping[str, type[Agent]] = {
 """All agents by name, as `dts-agent run NAME` takes them."""
 
 _KEEPER_SECONDS = 1.0
+_NEVER = 1e9
+"""A margin (s) that no lease outlives: nobody's lease is ended."""
+
 log = structlog.get_logger()
 
 
@@ -112,7 +115,7 @@ class Keeper(threading.Thread):
         agents are late alike.
         """
         steady = time.monotonic() - self._steady_since > self._services.config.agents.heartbeat + 2.0
-        ready = tend(self._services, margin=0.0 if steady else 3.0 * self._services.config.agents.heartbeat)
+        ready = tend(self._services, margin=0.0 if steady else _NEVER)
         if ready:
             self._on_ready(ready)
 
@@ -122,7 +125,10 @@ class Keeper(threading.Thread):
 
 
 def tend(services: Services, *, margin: float) -> frozenset[str]:
-    """Do what the clock asks for, if anything; return the kinds of operations with new work."""
+    """Do what the clock asks for, if anything; return the kinds of operations with new work.
+
+    Agents whose lease ended more than `margin` seconds ago lose their files.
+    """
     with services.database.read() as connection:
         if not store.needs_tending(connection, margin=margin):
             return frozenset()

@@ -53,14 +53,26 @@ class Services:
 
     def persistently(self, work: Callable[[Connection], T], give_up: Callable[[], bool]) -> T:
         """Run `work` in a write transaction, again and again while the database is away, until `give_up()` is true."""
+        return self._persistently(lambda: self.database.run(work), give_up)
+
+    def persistently_reading(self, work: Callable[[Connection], T], give_up: Callable[[], bool]) -> T:
+        """Run `work` on a reading connection, again and again while the database is away, until `give_up()` is true."""
+
+        def read() -> T:
+            with self.database.read() as connection:
+                return work(connection)
+
+        return self._persistently(read, give_up)
+
+    def _persistently(self, work: Callable[[], T], give_up: Callable[[], bool]) -> T:
         pause = 0.2
         while True:
             try:
-                return self.database.run(work)
+                return work()
             except DatabaseUnavailableError as error:
                 if give_up():
                     raise
-                log.warning("the database is away; trying again", error=error.message, pause=pause)
+                log.warning("the database is away; trying again", error=error.message, pause=round(pause, 1))
                 time.sleep(pause)
                 pause = min(pause * 1.5, 2.0)
 

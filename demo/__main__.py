@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-import shlex
 import signal
 import subprocess
 import sys
@@ -50,7 +49,7 @@ def title(text: str) -> None:
 
 def run(folder: Path, *command: str) -> None:
     """Show a command as the user would type it, and run it in a folder."""
-    print(f"$ {shlex.join(command)}", flush=True)
+    print("$", *(f'"{word}"' if " " in word else word for word in command), flush=True)
     subprocess.run([str(PROGRAMS / command[0]), *command[1:]], cwd=folder, check=True)
 
 
@@ -131,7 +130,7 @@ def farewell(folder: Path, with_server: bool, seconds: float) -> None:
     print("  dts doctor                               # is all well?")
     print(f"  dts-request explain demo-{night.NIGHT}      # why does something wait?")
     print("  dts-catalog ls /demo/raw")
-    print(f"  dts-catalog find \"type='object' and exposure_time > 60\"")
+    print("  dts-catalog find \"type='science' and exposure_time > 60\"")
     print("  cp transfer.xml var/spool/ToDo/          # the other way to submit: the spool folder")
 
 

@@ -122,6 +122,8 @@ def set_up(level: str = "warning", form: str = "console", file: Path | None = No
     root = logging.getLogger()
     root.handlers = [handler for handler in root.handlers if not isinstance(handler, _Bridge)] + [_Bridge()]
     root.setLevel(max(number, logging.WARNING))
+    # what paramiko logs as an error it also raises, and we say it in our words
+    logging.getLogger("paramiko").setLevel(logging.WARNING if number <= logging.DEBUG else logging.CRITICAL)
     return sink
 
 

@@ -68,22 +68,25 @@ def _moment_frees(scene: Scene, row: Row[Any]) -> str:
 
 
 def _for_a_step(scene: Scene) -> list[Reason]:
-    """Group by the earlier operation and the state of its file; one that has several targets counts once."""
+    """Group by the state of the step before; one that has several targets counts once.
+
+    The rank is looked up file by file through its index: joined to a grouped subquery, PostgreSQL without statistics
+    of a fresh request compares each file with each other one.
+    """
     files, earlier = models.files, models.files.alias("earlier")
     rank = sa.case({state.value: number for number, state in enumerate(_RANKS)}, value=earlier.c.state)
-    behind = (
-        sa.select(earlier.c.leader_id, earlier.c.operation_id, sa.func.min(rank).label("rank"))
-        .where(earlier.c.operation_id.in_(list(scene.operations)), sa.text("earlier.state <> 'Done'"))
-        .where(earlier.c.leader_id.is_not(None))
-        .group_by(earlier.c.leader_id, earlier.c.operation_id)
-        .subquery("behind")
+    behind = sa.select(sa.func.min(rank)).where(
+        earlier.c.leader_id == files.c.follows_id, sa.text("earlier.state <> 'Done'")
     )
-    keys = (files.c.operation_id, behind.c.operation_id.label("earlier_id"), behind.c.rank)
-    query = (
-        sa.select(*keys, sa.func.count().label("number"), sa.func.min(files.c.id).label("example"))
-        .outerjoin(behind, behind.c.leader_id == files.c.follows_id)
+    each = (
+        sa.select(files.c.id, files.c.operation_id, behind.scalar_subquery().label("rank"))
         .where(_queued(scene, WaitsOn.FILE))
-        .group_by(files.c.operation_id, behind.c.operation_id, behind.c.rank)
+        .subquery("each")
+    )
+    query = (
+        sa.select(each.c.operation_id, each.c.rank, sa.func.count().label("number"))
+        .add_columns(sa.func.min(each.c.id).label("example"))
+        .group_by(each.c.operation_id, each.c.rank)
         .order_by(sa.text("example"))
     )
     rows = scene.connection.execute(query).all()
@@ -92,9 +95,11 @@ def _for_a_step(scene: Scene) -> list[Reason]:
 
 
 def _step_words(scene: Scene, row: Row[Any]) -> tuple[str, str]:
+    """Say which step comes first: files follow the operation right before their own."""
     if row.rank is None:
         return "its earlier step is Done and it was not let go", "this should not be: run dts doctor"
-    before = scene.operations[row.earlier_id]
+    sequence = scene.operations[row.operation_id].sequence - 1
+    before = next(operation for operation in scene.operations.values() if operation.sequence == sequence)
     state = _RANKS[row.rank]
     step = f"operation {before.sequence} ({before.type}) of the same file"
     if state in (State.FAILED, State.CANCELLED):

@@ -154,7 +154,8 @@ class ObjectWriter:
         self._done = True
         with suppress(*_ERRORS):
             self._file.discard()
-        self._file.closed = True  # or the garbage collector completes it
+        with suppress(AttributeError):  # files in memory have no such flag to set
+            self._file.closed = True  # or the garbage collector completes the upload
 
 
 class FsspecElement(StorageElement):
@@ -173,7 +174,7 @@ class FsspecElement(StorageElement):
     promises = Promises(
         refuses_overwrite="S3 publishes with If-None-Match, which AWS and MinIO honour; where it is not honoured, and "
         "on all other stores, it looks first and then copies: two publishers at the same instant may both succeed.",
-        atomic_publish="An object is visible only when complete; it is a server-side copy of the verified temporary one.",
+        atomic_publish="An object is visible only when complete: the server copies the verified temporary one.",
         durable="As durable as the store makes an object before it confirms it.",
         trash="Removed files are copied by the server into the trash folder, then deleted: moved, but not in one step.",
     )

@@ -57,7 +57,7 @@ class SftpElement(StorageElement):
         "port": "its port (default 22)",
         "user": "whom to log in as (default: the agent's own user)",
         "root": "the folder on the server that all paths are relative to (must exist)",
-        "key": "file with the private key (mode 0600)",
+        "key_file": "file with the private key (mode 0600)",
         "agent": "yes: use the keys of the running ssh-agent (default no)",
         "password_file": "file with the password on its first line (mode 0600)",
         "known_hosts": "file with the host keys that are trusted (default ~/.ssh/known_hosts)",
@@ -92,12 +92,12 @@ class SftpElement(StorageElement):
             if not options.get(needed):
                 raise ConfigurationError(f"{place} {needed} is not set", f"{needed}: {cls.OPTIONS[needed]}")
         secret = options.get("password_file")
-        key = options.get("key")
+        key = options.get("key_file")
         settings = LinkSettings(
             element=name, host=options["host"], port=_number(place, options, "port", 22, 65535),
             user=options.get("user") or getpass.getuser(),
             known_hosts=os.path.expanduser(options.get("known_hosts", "~/.ssh/known_hosts")),
-            key=check_private(os.path.expanduser(key), f"{place} key") if key else None,
+            key_file=check_private(os.path.expanduser(key), f"{place} key_file") if key else None,
             agent=options.get("agent", "no").lower() in ("yes", "true", "on", "1"),
             password=read_secret(secret, f"{place} password_file") if secret else None,
             connections=_number(place, options, "connections", 4, 64),

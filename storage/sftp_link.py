@@ -35,7 +35,7 @@ class LinkSettings:
     port: int
     user: str
     known_hosts: str
-    key: str | None = None
+    key_file: str | None = None
     agent: bool = False
     password: str | None = field(default=None, repr=False)
     connections: int = 4
@@ -148,7 +148,7 @@ class Link:
         with suppress(FileNotFoundError):  # no file: every host is unknown, and refused as such
             self._ssh.load_host_keys(to.known_hosts)
         self._ssh.connect(
-            to.host, to.port, to.user, password=to.password, key_filename=to.key, allow_agent=to.agent,
+            to.host, to.port, to.user, password=to.password, key_filename=to.key_file, allow_agent=to.agent,
             look_for_keys=False, timeout=to.connect, banner_timeout=to.connect, auth_timeout=to.connect,
             channel_timeout=to.connect, transport_factory=_transport,
         )  # fmt: skip

@@ -147,7 +147,7 @@ def test_a_dead_element_does_not_hold_back_the_others(site: Site) -> None:
     known = site.folder / "known_hosts"
     known.write_text(f"[127.0.0.1]:{silent} {key.with_suffix('.pub').read_text()}")
     site.elements["dead"] = {
-        "type": "sftp", "host": "127.0.0.1", "port": str(silent), "user": "nobody", "root": "/", "key": str(key),
+        "type": "sftp", "host": "127.0.0.1", "port": str(silent), "user": "nobody", "root": "/", "key_file": str(key),
         "known_hosts": str(known),
     }  # fmt: skip
     site.write()

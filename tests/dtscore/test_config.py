@@ -142,7 +142,11 @@ def test_what_is_wrong_is_refused_with_place_and_hint(
 
 @pytest.mark.parametrize(
     ("name", "hint"),
-    [("DTS_AGENTS_WORKRES", "'DTS_AGENTS_WORKERS'"), ("DTS_DATABSE_URL", "'DTS_DATABASE_URL'"), ("DTS_LOG_X", "'DTS_LOG_FILE'")],
+    [
+        ("DTS_AGENTS_WORKRES", "'DTS_AGENTS_WORKERS'"),
+        ("DTS_DATABSE_URL", "'DTS_DATABASE_URL'"),
+        ("DTS_LOG_X", "'DTS_LOG_FILE'"),
+    ],
 )
 def test_a_misspelt_variable_is_refused(
     site: Callable[..., Config], monkeypatch: pytest.MonkeyPatch, name: str, hint: str

@@ -53,13 +53,13 @@ def test_the_level_filters(tmp_path: Path) -> None:
 
 
 def test_libraries_log_through_ours(tmp_path: Path) -> None:
-    """A warning of paramiko comes as a line with its name; one that cannot be formatted is dropped."""
+    """A warning of apscheduler comes as a line with its name; one that cannot be formatted is dropped."""
     logging.set_up("info", "json", tmp_path / "log")
-    standard.getLogger("paramiko").warning("lost %s", "connection")
+    standard.getLogger("apscheduler").warning("lost %s", "connection")
     wrong = standard.LogRecord("paramiko", standard.WARNING, "x.py", 1, "%d", ("no number",), None)
     logging._Bridge().handle(wrong)
     (line,) = _lines(tmp_path / "log")
-    assert (line["event"], line["part"], line["level"]) == ("lost connection", "paramiko", "warning")
+    assert (line["event"], line["part"], line["level"]) == ("lost connection", "apscheduler", "warning")
 
 
 def test_a_rotated_file_is_opened_anew(tmp_path: Path) -> None:

@@ -32,7 +32,7 @@ def _checks(result: Result) -> dict[str, list[dict[str, str]]]:
 
 
 def test_a_new_site_is_healthy(either_site: Path, dts: Dts, backend: str) -> None:
-    """Every check is ok but the agents, of which none runs yet; PostgreSQL of the tests is not durable, and that shows."""
+    """Every check is ok but the agents, of which none runs; PostgreSQL of the tests is not durable, and that shows."""
     dts(either_site, "db", "upgrade")
     result = dts(either_site, "doctor", "--json")
     found = _checks(result)

@@ -193,7 +193,8 @@ def test_rebuilding_a_parent_keeps_its_children(empty: Database, with_migration:
         tables = _fill(connection)
     with_migration(
         "    kind = 'always' if op.get_bind().dialect.name == 'sqlite' else 'auto'\n"
-        "    with op.batch_alter_table('requests', recreate=kind) as batch:\n        batch.add_column(sa.Column('colour', sa.Text))"
+        "    with op.batch_alter_table('requests', recreate=kind) as batch:\n"
+        "        batch.add_column(sa.Column('colour', sa.Text))"
     )
     assert migrations.upgrade(empty) == ("9999",)
     with empty.write() as connection:
