@@ -1,6 +1,6 @@
 .PHONY: environment services demo test lint docs clean
 
-environment: services
+environment:
 	script/environment
 
 services:
@@ -9,7 +9,7 @@ services:
 demo: environment
 	script/demo
 
-test: environment
+test: services environment
 	.venv/bin/python -m pytest
 
 lint: environment

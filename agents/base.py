@@ -10,7 +10,6 @@ import time
 from abc import ABC, abstractmethod
 from collections import Counter
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 
 import structlog
 from sqlalchemy.engine import Connection
@@ -84,9 +83,8 @@ class ClaimingAgent(Agent):
     """An agent that claims files of one kind of operation and works on several places at once."""
 
     def __init__(self, services: Services) -> None:
-        """Make a bounded pool of workers; [agents] workers says how many."""
+        """Begin with no place taken; [agents] workers bounds how many there may be."""
         super().__init__(services)
-        self._pool = ThreadPoolExecutor(self.settings.workers, thread_name_prefix=self.kind)
         self._places: dict[int, Place] = {}
         self._changed = threading.Condition()
         self._summary: Counter[str] = Counter()
@@ -168,7 +166,8 @@ class ClaimingAgent(Agent):
         place = Place(self, lease, token, waiting, files)
         with self._changed:
             self._places[token] = place
-        self._pool.submit(self._work, place)
+        # A daemon thread: one that hangs in a system call must not keep the process from ending.
+        threading.Thread(target=self._work, args=(place,), name=f"{self.kind}-{token}", daemon=True).start()
         return True
 
     def _work(self, place: Place) -> None:
@@ -176,13 +175,24 @@ class ClaimingAgent(Agent):
             place.work()
         finally:
             with self._changed:
-                del self._places[place.token]
+                self._places.pop(place.token, None)
                 self._changed.notify_all()
 
     def ended(self, states: Counter[str]) -> None:
         """Add what a worker committed to the summary of this run."""
         with self._changed:
             self._summary.update(states)
+
+    def beat(self) -> None:
+        """Send the heartbeat, and take the files from workers that hang."""
+        super().beat()
+        with self._changed:
+            hanging = [place for place in self._places.values() if place.hangs()]
+        for place in hanging:
+            place.abandon()
+            with self._changed:
+                self._places.pop(place.token, None)
+                self._changed.notify_all()
 
     def progress(self) -> Sequence[store.Progress]:
         """Return where each worker is."""
@@ -194,5 +204,4 @@ class ClaimingAgent(Agent):
         with self._changed:
             while self._places and not self.out_of_grace:
                 self._changed.wait(timeout=0.1)
-        self._pool.shutdown(wait=False, cancel_futures=True)
         super().close()

@@ -52,6 +52,22 @@ class Place:
         self._current: ClaimedFile | None = None
         self._bytes = 0
         self._left = False
+        self._abandoned = False
+        self._heard_at = time.monotonic()
+
+    def hangs(self) -> bool:
+        """Whether the worker has asked its guard nothing for longer than an attempt at its file may take at all."""
+        current = self._current
+        if current is None:
+            return False
+        allowed = self._services.config.timeout.seconds(max(self._bytes, current.size or 0))
+        return time.monotonic() - self._heard_at > allowed
+
+    def abandon(self) -> None:
+        """Take the files from a worker that hangs in a system call: should it come back, it may not go on."""
+        log.error("a worker hangs; its files go back to ToDo", token=self.token, channel=self.waiting.channel_id)
+        self._abandoned = True
+        self._services.database.run(lambda connection: store.release(connection, self.token))
 
     def progress(self) -> store.Progress:
         """Return the file in work and its bytes so far."""
@@ -72,7 +88,7 @@ class Place:
         except Exception:
             log.exception("a worker broke off; its files go back to ToDo", token=self.token)
         finally:
-            if not self._left:
+            if not self._left and not self._abandoned:
                 self._give_up()
 
     def _give_up(self) -> None:
@@ -110,7 +126,7 @@ class Place:
 
     def _attempt(self, file: ClaimedFile, entry: Entry | None) -> Ended:
         """Make one attempt and judge how it ended; LeaseLostError goes to the caller, for nothing may be written then."""
-        self._current, self._bytes = file, 0
+        self._current, self._bytes, self._heard_at = file, 0, time.monotonic()
         attempt = Attempt(
             file, self.token, entry=entry, check=lambda: self._check(file), progressed=self._progressed,
             time_limit=self._services.config.timeout.seconds,
@@ -122,6 +138,9 @@ class Place:
             return judge(self._agent, self.lease, attempt, self.waiting)
 
     def _check(self, file: ClaimedFile) -> None:
+        self._heard_at = time.monotonic()
+        if self._abandoned:
+            raise LeaseLostError("the worker hung and its files were given to others", "see the storage element")
         self.lease.check(file.id)
         if self._agent.out_of_grace:
             raise DrainedError("the agent is ending and its grace is over", "another agent goes on with the file")

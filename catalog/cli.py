@@ -114,9 +114,9 @@ def find(session: Session, expression: str, limit: int) -> None:
     if session.json:
         command.print_json(entries[:limit])
         return
-    columns = ("night", "filter", "exposure", "detector", "exposure_time", "type", "object")
+    columns = ("night", "filter", "exposure", "exposure_time", "type", "object")
     rows = [(*(getattr(entry.metadata, name, None) for name in columns), entry.lfn) for entry in entries[:limit]]
-    command.table((*columns, "lfn"), rows)
+    command.table(("night", "filter", "exposure", "seconds", "type", "object", "lfn"), rows)
 
 
 @main.command()

@@ -1,4 +1,4 @@
-"""The beginning of a removal: marked Deleting and committed before anything is touched, and never the last good copy."""
+"""The beginning of a removal: marked Deleting before anything is touched, and never the last good copy."""
 
 from __future__ import annotations
 

@@ -21,7 +21,8 @@ def main() -> int:
     """Make the site, run the walk, and leave the site for the user to go on with."""
     folder = Path(sys.argv[1] if len(sys.argv) > 1 else "demo-site").absolute()
     if folder.exists():
-        print(f"error: {folder} exists already\nhint: remove it, or name another: make demo SITE=other", file=sys.stderr)
+        hint = "remove it, or name another: script/demo FOLDER"
+        print(f"error: {folder} exists already\nhint: {hint}", file=sys.stderr)
         return 2
     begun = time.monotonic()
     title("A site: one database, and storage elements named local, archive and remote")
@@ -114,8 +115,8 @@ def walk(folder: Path, lfns: Sequence[str]) -> None:
     run(folder, "dts-catalog", "replicas", lfns[8])
     run(folder, "dts-catalog", "find", f"filter='r' and night='{night.NIGHT}'")
     title("The accounting: what moved, how fast, and what failed")
-    run(folder, "dts-accounting", "report", "--by", "channel")
-    run(folder, "dts-accounting", "plot", "-o", "throughput.png")
+    run(folder, "dts-accounting", "report", "--since", "1h", "--by", "channel")
+    run(folder, "dts-accounting", "plot", "--since", "1h", "-o", "throughput.png")
     run(folder, "dts-accounting", "sql", "volume-by-day", "--run")
 
 

@@ -96,5 +96,5 @@ def _ccd(random: np.random.Generator, exposure: Exposure, ccd: int, name: str) -
     if exposure.kind == "object":
         for row, column in random.integers(8, (_ROWS - 8, _COLUMNS - 8), (120, 2)):
             pixels[row - 2 : row + 3, column - 2 : column + 3] += random.exponential(4000.0)
-    header = fits.Header([("EXTNAME", name, "Chip"), ("CCDNUM", ccd, "Number of the chip"), ("DETPOS", name, "Position")])
+    header = fits.Header([("EXTNAME", name, "Chip"), ("CCDNUM", ccd, "Number"), ("DETPOS", name, "Position")])
     return fits.ImageHDU(pixels.clip(0, 65535).astype(np.uint16), header=header)

@@ -65,17 +65,19 @@ def table(columns: Sequence[str], rows: Iterable[Sequence[object]]) -> None:
         click.echo("\t".join(line))
 
 
-def _draw(columns: Sequence[str], cells: Iterable[Sequence[str]]) -> None:
+def _draw(columns: Sequence[str], cells: Sequence[Sequence[str]]) -> None:
+    """Draw a table without its empty columns; a logical file name stays whole, to be copied from the screen."""
     from rich import box
     from rich.console import Console
     from rich.table import Table
     from rich.text import Text
 
     drawn: Any = Table(box=box.SIMPLE_HEAD, pad_edge=False)
-    for column in columns:
-        drawn.add_column(column, overflow="fold")
+    shown = [index for index in range(len(columns)) if not cells or any(row[index] for row in cells)]
+    for index in shown:
+        drawn.add_column(columns[index], overflow="fold", no_wrap=columns[index] == "lfn")
     for row in cells:
-        drawn.add_row(*(Text(text) for text in row))
+        drawn.add_row(*(Text(row[index]) for index in shown))
     Console().print(drawn)
 
 

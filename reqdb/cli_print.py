@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json as json_module
 import os
+import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
@@ -156,7 +157,7 @@ def changed(what: Changed, word: str, *, json: bool) -> None:
 def output(path: Path | None) -> Iterator[BinaryIO]:
     """Give a stream to write to: standard output, or a file that appears under its name only when it is whole."""
     if path is None:
-        yield click.get_binary_stream("stdout")
+        yield sys.stdout.buffer
         return
     part = path.with_name(f".{path.name}.{os.getpid()}.part")
     try:

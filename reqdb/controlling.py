@@ -97,7 +97,8 @@ def retry(connection: Connection, request_id: int) -> Changed:
 def _revive(connection: Connection, tally: Tally, request_id: int, before: State, later: datetime | None) -> int:
     """Bring ended files back: to ToDo where their turn has come, else to Queued for an earlier step or a moment."""
     files, operations = models.files, models.operations
-    own = sa.select(operations.c.sequence).where(operations.c.id == files.c.operation_id).scalar_subquery()
+    mine = operations.alias("mine")  # by another name, or the inner query takes the outer one's operation for its own
+    own = sa.select(mine.c.sequence).where(mine.c.id == files.c.operation_id).correlate(files).scalar_subquery()
     before_it = sa.exists().where(
         operations.c.request_id == request_id, operations.c.sequence < own, operations.c.state != State.DONE.value
     )

@@ -111,6 +111,9 @@ class StorageElement(ABC):
 
     promises: Promises
 
+    trash = ""
+    """The folder below the root that `to_trash` fills."""
+
     def __init__(self, name: str, protocol: str, node: str = "") -> None:
         """Keep the name, the protocol's word for accounting and the node that alone can reach it ('': any)."""
         self.name = name
@@ -139,7 +142,7 @@ class StorageElement(ABC):
 
     @abstractmethod
     def to_trash(self, path: str, label: str) -> str:
-        """Take a file away and return its path in the trash; `label` must be unique to this removal."""
+        """Move a file to its `trash_path` and return that; `label` must be unique to this removal."""
 
     @abstractmethod
     def purge(self, trash_path: str) -> None:
@@ -152,6 +155,10 @@ class StorageElement(ABC):
     @abstractmethod
     def walk(self, folder: str = "") -> Iterator[tuple[str, FileStat]]:
         """Yield path and stat of the regular files below a folder ('' is the root), not of the trash; none: nothing."""
+
+    def trash_path(self, path: str, label: str) -> str:
+        """Return where `to_trash` puts a file, so that a removal cut off by a crash can be finished."""
+        return f"{self.trash}/{label}/{path.rpartition('/')[2]}"
 
     def close(self) -> None:
         """Let go of connections; the element may be used again, and then connects anew."""

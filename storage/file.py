@@ -191,7 +191,7 @@ class FileElement(StorageElement):
     def to_trash(self, path: str, label: str) -> str:
         """Rename to `<trash>/<label>/<base name>`."""
         self.stat(path)
-        goal = f"{self.trash}/{label}/{path.rpartition('/')[2]}"
+        goal = self.trash_path(path, label)
         self._rename(path, goal, "taking away", replace=False, make=True)
         return goal
 

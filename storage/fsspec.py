@@ -283,7 +283,7 @@ class FsspecElement(StorageElement):
 
     def to_trash(self, path: str, label: str) -> str:
         """Move to `<trash>/<label>/<base name>`."""
-        goal = f"{self.trash}/{label}/{path.rpartition('/')[2]}"
+        goal = self.trash_path(path, label)
         self._move(path, goal, f"taking away {path!r}", replace=False)
         return goal
 

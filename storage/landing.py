@@ -111,12 +111,18 @@ def sweep_temporaries(
     """
     limit = datetime.now(timezone.utc) - older_than
     swept = []
-    for path, status in list(element.walk(folder)):
-        match = _TEMPORARY.match(path.rpartition("/")[2])
-        if match and match[1] not in alive and status.modified is not None and status.modified < limit:
+    for path in [path for path, status in element.walk(folder) if _is_abandoned(path, status, limit, alive)]:
+        try:
             element.remove(path)
-            swept.append(path)
+        except FileMissingError:
+            continue  # its owner, or another sweep, was quicker
+        swept.append(path)
     return swept
+
+
+def _is_abandoned(path: str, status: FileStat, limit: datetime, alive: Container[str]) -> bool:
+    match = _TEMPORARY.match(path.rpartition("/")[2])
+    return bool(match and match[1] not in alive and status.modified is not None and status.modified < limit)
 
 
 @contextmanager

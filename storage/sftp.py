@@ -182,8 +182,12 @@ class SftpElement(StorageElement):
                 return ElementFullError(message + "; its disk is full", "free some space there", element=self.name)
         return sftp_error(error, self.name, what)
 
-    def _explain_lease(self, lease: Lease, error: Exception, what: str) -> WorkError:
-        return self._explain(lease.client, error, what)
+    def _explain_stream(self, error: Exception, what: str) -> WorkError:
+        # On another channel: on the stream's own, the answers to its other requests would come first.
+        if getattr(error, "errno", None) is None and type(error) is OSError:
+            with suppress(WorkError), self._session(what) as client:
+                return self._explain(client, error, what)
+        return sftp_error(error, self.name, what)
 
     def _open_handle(self, client: SftpClient, path: str, flags: int) -> bytes:
         request = client._request  # type: ignore[attr-defined]
@@ -232,7 +236,7 @@ class SftpElement(StorageElement):
             self._check_folder(lease.client, path)
             size = self._regular(lease.client, path).st_size or 0
             handle = self._open_handle(lease.client, path, SFTP_FLAG_READ)
-            return SftpReader(self._pool, lease, handle, what, self._explain_lease, _file_stat, size)
+            return SftpReader(self._pool, lease, handle, what, self._explain_stream, _file_stat, size)
 
         return self._stream(what, start)
 
@@ -248,7 +252,7 @@ class SftpElement(StorageElement):
                 self._checked.clear()
                 self._raise_if_taken(lease.client, path, error)
                 raise
-            return SftpWriter(self._pool, lease, handle, what, self._explain_lease)
+            return SftpWriter(self._pool, lease, handle, what, self._explain_stream)
 
         return self._stream(what, start)
 
@@ -293,7 +297,7 @@ class SftpElement(StorageElement):
     def to_trash(self, path: str, label: str) -> str:
         """Rename to `<trash>/<label>/<base name>`."""
         self.stat(path)
-        goal = f"{self.trash}/{label}/{path.rpartition('/')[2]}"
+        goal = self.trash_path(path, label)
         self._rename(path, goal, f"taking away {path!r}", make=True)
         return goal
 

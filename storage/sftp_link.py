@@ -22,7 +22,10 @@ _CHANNEL_WINDOW = 2 << 20
 _CHANNELS_PER_LINK = 8
 """Below OpenSSH's MaxSessions of 10."""
 _BUSY_SECONDS = 60.0
+_CLOSED = "Socket is closed"
+"""How paramiko says that a channel has gone, in an OSError without a number."""
 _PLAIN_REQUEST = 32 << 10
+_PIECE = 64 << 10
 _LARGEST_REQUEST = 255 << 10
 
 
@@ -71,6 +74,25 @@ class SftpClient(paramiko.SFTPClient):
         self.extensions = frozenset(names)
         return int(struct.unpack(">I", data[:4])[0])
 
+    def _read_all(self, count: int) -> bytes:
+        # Overrides paramiko's, which joins the pieces of a packet one by one, copying all before it each time.
+        packet = bytearray()
+        while len(packet) < count:
+            piece = self.sock.recv(count - len(packet))
+            if not piece:
+                raise EOFError("the server closed the channel")
+            packet += piece
+        return bytes(packet)
+
+    def _write_all(self, out: bytes) -> None:
+        # Overrides paramiko's, which copies the whole rest of a packet after each piece.
+        view = memoryview(out)
+        while view:
+            sent = self.sock.send(view[:_PIECE])  # type: ignore[arg-type]
+            if sent <= 0:
+                raise EOFError("the server closed the channel")
+            view = view[sent:]
+
     def extended(self, name: str, *arguments: str | bytes) -> Message:
         """Send an extended request and return its reply; raises OSError as the server refuses."""
         kind, reply = self._request(CMD_EXTENDED, name, *arguments)  # type: ignore[attr-defined]
@@ -114,7 +136,8 @@ def sftp_error(error: Exception, element: str, what: str) -> WorkError:
     if isinstance(error, paramiko.AuthenticationException):
         hint = "check user, key and password file, and the server's authorized_keys"
         return CredentialsError(message, hint, element=element)
-    if isinstance(error, (paramiko.SSHException, paramiko.ssh_exception.NoValidConnectionsError, EOFError)):
+    lost = (paramiko.SSHException, paramiko.ssh_exception.NoValidConnectionsError, EOFError)
+    if isinstance(error, lost) or str(error) == _CLOSED:
         return ElementUnavailableError(message, f"see what `dts se check {element}` says", element=element)
     return work_error(error, element, what)
 

@@ -23,7 +23,7 @@ _UNDER_WAY = 4 << 20
 """Bytes asked for or sent and not answered yet."""
 
 ToStat = Callable[[SFTPAttributes], FileStat]
-Explain = Callable[[Lease, Exception, str], WorkError]
+Explain = Callable[[Exception, str], WorkError]
 
 
 class _Stream:
@@ -44,7 +44,7 @@ class _Stream:
             yield
         except (paramiko.SSHException, OSError, EOFError) as error:
             self._lease.broken = True
-            raise self._explain(self._lease, error, self._what) from error
+            raise self._explain(error, self._what) from error
 
     def _send(self, command: int, *arguments: object) -> int:
         number: int = self._client._async_request(self, command, self._handle, *arguments)  # type: ignore[attr-defined]

@@ -63,7 +63,11 @@ def test_any_text_is_a_checksum_or_a_usage_error(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "canonical"),
-    [("ADLER32:3DA0195", "adler32:03da0195"), ("crc32c:1", "crc32c:00000001"), (" md5 :" + "A" * 32, "md5:" + "a" * 32)],
+    [
+        ("ADLER32:3DA0195", "adler32:03da0195"),
+        ("crc32c:1", "crc32c:00000001"),
+        (" md5 :" + "A" * 32, "md5:" + "a" * 32),
+    ],
 )
 def test_one_spelling(text: str, canonical: str) -> None:
     """Case, blanks and missing zeros of 32-bit values do not matter."""
@@ -72,7 +76,16 @@ def test_one_spelling(text: str, canonical: str) -> None:
 
 @pytest.mark.parametrize(
     "text",
-    ["adler32", "adler32:", "adler32:xyz", "adler32:123456789", "md5:abc", "sha256:" + "0" * 63, "adler32:-1", "md5:0x"],
+    [
+        "adler32",
+        "adler32:",
+        "adler32:xyz",
+        "adler32:123456789",
+        "md5:abc",
+        "sha256:" + "0" * 63,
+        "adler32:-1",
+        "md5:0x",
+    ],
 )
 def test_wrong_values_are_refused(text: str) -> None:
     """A value of the wrong length or with other characters is refused, with a hint."""

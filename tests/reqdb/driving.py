@@ -6,6 +6,7 @@ from collections.abc import Callable, Sequence
 from datetime import UTC, datetime
 
 import sqlalchemy as sa
+from sqlalchemy.engine import Connection
 
 from dtscore.database import Database
 from reqdb import models, store
@@ -74,13 +75,13 @@ class FakeAgent:
     def end(self, token: int, files: Sequence[ClaimedFile], ending: Callable[[int], Ending] = lambda _: DONE) -> None:
         """End files, the n-th as `ending(n)` says, and give the place back."""
         outcomes = [self._outcome(file, *ending(number)) for number, file in enumerate(files)]
-        self.database.run(
-            lambda connection: (
-                store.held(connection, token),
-                store.finish(connection, token, outcomes),
-                store.release(connection, token),
-            )
-        )
+
+        def finish(connection: Connection) -> None:
+            store.held(connection, token)
+            store.finish(connection, token, outcomes)
+            store.release(connection, token)
+
+        self.database.run(finish)
 
     def _outcome(self, file: ClaimedFile, state: State, error_class: str, error: str) -> Outcome:
         done = state is State.DONE

@@ -138,11 +138,13 @@ def test_list_and_show(site: Path, database: Database) -> None:
     number = _submitted(site)
     FakeAgent(database).work(lambda n: MISSING if n else DONE)
     lines = _run(site, "list", "--owner", "des").stdout.splitlines()
-    assert lines[0].split("\t")[:2] == ["id", "name"] and lines[1].split("\t")[:5] == ["1", "night", "des", "5", "Running"]
+    assert lines[0].split("\t")[:2] == ["id", "name"]
+    assert lines[1].split("\t")[:5] == ["1", "night", "des", "5", "Running"]
     text = _run(site, "show", number, "--files", "--attempts", "--events").stdout
     assert "33.3 %: 1 of 3 Done, 1 ToDo, 1 Failed" in text and "local → archive" in text
     assert "failed: 1 file: local: the file does not exist [missing] as /raw/b.fits → archive" in text
-    told = json.loads(_run(site, "show", "night", "--json", "--files", "--state", "failed", "--attempts", "--events").stdout)
+    everything = ("--files", "--state", "failed", "--attempts", "--events", "--json")
+    told = json.loads(_run(site, "show", "night", *everything).stdout)
     assert [file["lfn"] for file in told["files"]] == ["/raw/b.fits"]
     assert [attempt["outcome"] for attempt in told["attempts"]] == ["Done", "Failed"]
     assert [event["kind"] for event in told["events"]] == ["submitted", "started", "file-failed"]

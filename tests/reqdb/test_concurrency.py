@@ -5,6 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from typing import Any
 
 import pytest
@@ -39,7 +40,7 @@ def test_two_claimers_never_get_the_same_file(database: Database) -> None:
         token = work.place(database, work.enter(database), waiting)
         assert token is not None
         mine: list[int] = []
-        while files := database.run(lambda connection: store.claim_files(connection, token, waiting.channel_id, 7)):
+        while files := work.call(database, store.claim_files, token, waiting.channel_id, 7):
             mine += [file.id for file in files]
         return mine
 
@@ -63,9 +64,9 @@ def test_limits_hold_with_eight_claimers(database: Database, limits: Limits, mos
             with database.read() as connection:
                 seen.append(work.count(connection, models.claims))
             if token is not None:
-                database.run(lambda connection, token=token: store.release(connection, token))
+                work.call(database, store.release, token)
 
-    together([lambda number=number: take_and_leave(number) for number in range(8)])
+    together([partial(take_and_leave, number) for number in range(8)])
     assert 1 <= max(seen) <= most
 
 
@@ -107,13 +108,13 @@ def _finish_overlapping(database: Database, claims: Sequence[tuple[int, list[sto
 
         database.run(transaction)
 
-    together([lambda one=one: end(*one) for one in claims])
+    together([partial(end, *one) for one in claims])
 
 
 def test_two_submitters_of_one_name_make_one_request(database: Database) -> None:
     """Eight submissions of the same request at once give one id, and one of them made it."""
     spec = work.request(work.operation("a b", "transfer", ["x", "y"], "s"), name="same")
-    submit = lambda: database.run(lambda connection: store.submit(connection, spec, owner="me"))  # noqa: E731
+    submit = lambda: work.call(database, store.submit, spec, owner="me")  # noqa: E731
     results = together([submit] * 8)
     assert len({result.id for result in results}) == 1
     assert [result.existing for result in results].count(False) == 1
@@ -126,12 +127,12 @@ def test_a_lost_agent_that_finishes_late_changes_nothing(database: Database) -> 
     token, files = work.claim(database)
     work.alter(database, "UPDATE agents SET lease_until = started_at")
     agent = work.rows(database, models.agents)[0].id
-    assert database.run(lambda connection: store.expire_agents(connection)) == [agent]
+    assert work.call(database, store.expire_agents) == [agent]
     with database.write() as connection:
         assert store.held(connection, token) == set()
     with pytest.raises(StateError):
         work.finish(database, token, [work.outcome(file) for file in files])
-    assert database.run(lambda connection: store.expire_agents(connection)) == []
+    assert work.call(database, store.expire_agents) == []
     assert work.rows(database, models.attempts) == []
     assert work.states(database) == ["ToDo", "ToDo"]
     work.check(database)
@@ -153,7 +154,7 @@ def test_expiry_and_finish_at_once_leave_one_attempt(database: Database) -> None
 
             database.run(transaction)
 
-        together([finish, lambda: database.run(lambda connection: store.expire_agents(connection))])
+        together([finish, lambda: work.call(database, store.expire_agents)])
         assert len(work.rows(database, models.attempts)) == number + 1
         database.run(store.expire_agents)
         work.work_off(database)
@@ -162,9 +163,7 @@ def test_expiry_and_finish_at_once_leave_one_attempt(database: Database) -> None
 
 
 def _beat(database: Database, agent: int, progress: Sequence[store.Progress]) -> None:
-    database.run(
-        lambda connection: store.beat(connection, agent, lease=-1, ticked=True, draining=False, progress=progress)
-    )
+    work.call(database, store.beat, agent, lease=-1, ticked=True, draining=False, progress=progress)
 
 
 def test_retry_while_the_earlier_step_ends_never_strands_a_file(database: Database) -> None:
@@ -173,8 +172,8 @@ def test_retry_while_the_earlier_step_ends_never_strands_a_file(database: Databa
         spec = work.request(work.operation("a"), work.operation("a", "remove"), name=f"r{number}")
         request = work.submit(database, spec)
         token, files = work.claim(database)
-        database.run(lambda connection, request=request: store.cancel(connection, request, by="me"))
-        retry = lambda request=request: database.run(lambda connection: store.retry(connection, request))  # noqa: E731
+        work.call(database, store.cancel, request, by="me")
+        retry = lambda request=request: work.call(database, store.retry, request)  # noqa: E731
         end = lambda token=token, files=files: work.finish(database, token, [work.outcome(files[0])])  # noqa: E731
         together([retry, end])
         assert work.work_off(database, "remove") == ["/a"]
@@ -182,7 +181,7 @@ def test_retry_while_the_earlier_step_ends_never_strands_a_file(database: Databa
 
 
 def test_many_agents_over_many_small_requests_end_everything(database: Database) -> None:
-    """Four agents with batches over many requests of two targets meet at the same rows: all ends well, conflicts or not."""
+    """Four agents with batches over many requests of two targets meet at the same rows: all ends well."""
     for number in range(25):
         name = f"r{number}"
         steps = (work.operation("a b", targets=["x", "y"]), work.operation("a b c", "remove"))
@@ -194,12 +193,12 @@ def test_many_agents_over_many_small_requests_end_everything(database: Database)
                 token = work.place(database, work.enter(database, kind), waiting)
                 assert token is not None
                 channel = waiting.channel_id
-                files = database.run(lambda connection: store.claim_files(connection, token, channel, 5))
+                files = work.call(database, store.claim_files, token, channel, 5)
                 while files:
-                    files = database.run(lambda connection, files=files: _next(connection, token, channel, files))
-                database.run(lambda connection: store.release(connection, token))
+                    files = work.call(database, _next, token, channel, files)
+                work.call(database, store.release, token)
 
-    together([lambda kind=kind: agent(kind) for kind in ("verify", "verify", "remove", "remove")])
+    together([partial(agent, kind) for kind in ("verify", "verify", "remove", "remove")])
     for kind in ("verify", "remove"):
         work.work_off(database, kind)
     assert set(work.states(database)) == {State.DONE.value}

@@ -54,10 +54,22 @@ def test_retry_while_another_file_runs(database: Database) -> None:
     work.finish(database, token, [work.outcome(files[0], State.FAILED, error="why")])
     assert work.states(database) == ["Failed", "Running", "Cancelled"]
     changed = database.run(lambda connection: store.retry(connection, request))
-    assert (changed.files, changed.running, changed.ready) == (2, 1, {"verify"})
+    assert (changed.files, changed.running, changed.ready) == (2, 1, frozenset({"verify"}))
     assert work.states(database) == ["ToDo", "Running", "Queued"]
     work.finish(database, token, [work.outcome(files[1])])
     assert work.work_off(database) == ["/a"] and work.work_off(database, "remove") == ["/a"]
+    work.check(database)
+
+
+def test_retry_keeps_the_barrier(database: Database) -> None:
+    """A file without a counterpart waits again for all earlier operations, though its own step had been cancelled."""
+    steps = (work.operation("a"), work.operation("b", "remove"), work.operation("c", "register"))
+    request = work.submit(database, work.request(*steps))
+    work.work_off(database, state=State.FAILED)
+    assert work.states(database) == ["Failed", "Cancelled", "Cancelled"]
+    database.run(lambda connection: store.retry(connection, request))
+    assert work.states(database) == ["ToDo", "Queued", "Queued"]
+    assert [work.work_off(database, kind) for kind in ("verify", "remove", "register")] == [["/a"], ["/b"], ["/c"]]
     work.check(database)
 
 

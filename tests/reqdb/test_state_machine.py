@@ -41,7 +41,7 @@ class Ledger(RuleBasedStateMachine):
         """Start with an empty database and one agent of each kind."""
         tables = (models.events, models.attempts, models.files, models.operations, models.requests)
         for table in (*tables, models.claims, models.channels, models.agents):
-            self.database.run(lambda connection, table=table: connection.execute(sa.delete(table)))
+            work.alter(self.database, f"DELETE FROM {table.name}")
         self.agents = {kind: work.enter(self.database, kind) for kind in _KINDS}
         self.places: dict[int, tuple[str, int, list[store.ClaimedFile]]] = {}
         self.stale: list[tuple[int, list[store.ClaimedFile]]] = []
@@ -61,7 +61,7 @@ class Ledger(RuleBasedStateMachine):
             token = work.place(self.database, self.agents[kind], waiting)
             assert token is not None
             channel = waiting.channel_id
-            files = self.database.run(lambda connection: store.claim_files(connection, token, channel, batch))
+            files = work.call(self.database, store.claim_files, token, channel, batch)
             assert files
             self.places[token] = (kind, channel, files)
 
@@ -98,7 +98,7 @@ class Ledger(RuleBasedStateMachine):
         if token is not None and self.places[token][2]:
             kind, channel, files = self.places[token]
             last = files[-1].id
-            self.database.run(lambda connection: store.hand_back(connection, token, [last]))
+            work.call(self.database, store.hand_back, token, [last])
             self.places[token] = (kind, channel, files[:-1])
 
     @rule(data=st.data())
@@ -106,7 +106,7 @@ class Ledger(RuleBasedStateMachine):
         """An agent gives up a place with all that it holds."""
         token = self._pick(data)
         if token is not None:
-            self.database.run(lambda connection: store.release(connection, token))
+            work.call(self.database, store.release, token)
             self.stale.append((token, self.places.pop(token)[2]))
 
     @rule(kind=st.sampled_from(_KINDS), begun=st.booleans())
@@ -116,13 +116,9 @@ class Ledger(RuleBasedStateMachine):
         mine = {token: files for token, (its_kind, _, files) in self.places.items() if its_kind == kind}
         progress = [store.Progress(token, files[0].id, 3) for token, files in mine.items() if files and begun]
         for lease in (30.0, -1.0):
-            self.database.run(
-                lambda connection, lease=lease: store.beat(
-                    connection, agent, lease=lease, ticked=True, draining=False, progress=progress
-                )
-            )
-        assert self.database.run(lambda connection: store.expire_agents(connection)) == [agent]
-        assert self.database.run(lambda connection: store.expire_agents(connection)) == []
+            work.call(self.database, store.beat, agent, lease=lease, ticked=True, draining=False, progress=progress)
+        assert work.call(self.database, store.expire_agents) == [agent]
+        assert work.call(self.database, store.expire_agents) == []
         for waiting in work.channels(self.database, kind)[:1]:
             assert work.place(self.database, agent, waiting) is None
         for token, files in mine.items():
@@ -138,9 +134,9 @@ class Ledger(RuleBasedStateMachine):
         token, files = data.draw(st.sampled_from(self.stale))
         channels = work.rows(self.database, models.channels)
         before = work.rows(self.database, models.files)
-        self.database.run(lambda connection: store.hand_back(connection, token, [file.id for file in files]))
+        work.call(self.database, store.hand_back, token, [file.id for file in files])
         for channel in channels:
-            assert not self.database.run(lambda connection, c=channel: store.claim_files(connection, token, c.id, 9))
+            assert not work.call(self.database, store.claim_files, token, channel.id, 9)
         if files:
             with pytest.raises(StateError):
                 work.finish(self.database, token, [work.outcome(file) for file in files])
@@ -154,9 +150,9 @@ class Ledger(RuleBasedStateMachine):
             before = work.rows(self.database, models.files)
             try:
                 if command == "cancel":
-                    self.database.run(lambda connection: store.cancel(connection, number, by="me"))
+                    work.call(self.database, store.cancel, number, by="me")
                 else:
-                    self.database.run(lambda connection: store.retry(connection, number))
+                    work.call(self.database, store.retry, number)
             except StateError:
                 assert work.rows(self.database, models.files) == before
 
@@ -196,7 +192,7 @@ class Ledger(RuleBasedStateMachine):
         if not hasattr(self, "places"):
             return
         for token in self.places:
-            self.database.run(lambda connection, token=token: store.release(connection, token))
+            work.call(self.database, store.release, token)
         self.pass_time()
         for _ in range(5):
             for kind in _KINDS:
@@ -214,4 +210,5 @@ def test_any_history_keeps_the_ledger_true(database: Database) -> None:
     profile = hypothesis.settings()
     chosen = profile if profile.max_examples != 100 else hypothesis.settings.get_profile("reqdb")
     Ledger.database = database
-    run_state_machine_as_test(Ledger, settings=hypothesis.settings(chosen, suppress_health_check=list(hypothesis.HealthCheck)))
+    settings = hypothesis.settings(chosen, suppress_health_check=list(hypothesis.HealthCheck))
+    run_state_machine_as_test(Ledger, settings=settings)

@@ -31,8 +31,8 @@ def test_submitting_twice_gives_the_first_id(database: Database) -> None:
     """The same content under the same name, or none, is the same request."""
     for name in ("given", None):
         spec = work.request(work.operation("a"), name=name)
-        first = database.run(lambda connection, spec=spec: store.submit(connection, spec, owner="me"))
-        second = database.run(lambda connection, spec=spec: store.submit(connection, spec, owner="me"))
+        first = work.call(database, store.submit, spec, owner="me")
+        second = work.call(database, store.submit, spec, owner="me")
         assert (first.existing, second.existing) == (False, True)
         assert (first.id, first.name, first.files) == (second.id, second.name, second.files)
     assert len(work.rows(database, models.requests)) == 2

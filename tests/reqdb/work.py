@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections import Counter, defaultdict
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from datetime import datetime, timezone
-from typing import Any
+from typing import Any, TypeVar
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
@@ -16,10 +16,14 @@ from reqdb.spec import FileSpec, OperationSpec, RequestSpec
 from reqdb.states import ENDED, State, WaitsOn, derive
 from reqdb.store import ClaimedFile, Limits, Outcome
 
+T = TypeVar("T")
+
 STARTED = datetime(2026, 11, 20, tzinfo=timezone.utc)
 
 
-def operation(lfns: str, kind: str = "verify", targets: Sequence[str] = ("x",), source: str | None = None) -> OperationSpec:
+def operation(
+    lfns: str, kind: str = "verify", targets: Sequence[str] = ("x",), source: str | None = None
+) -> OperationSpec:
     """Return an operation over the files named by the words of `lfns`, each declared with 10 bytes."""
     files = tuple(FileSpec(f"/{name}", None, 10, "adler32:00000001") for name in lfns.split())
     return OperationSpec(kind, files, source, tuple(targets))
@@ -30,16 +34,19 @@ def request(*operations: OperationSpec, name: str | None = None, priority: int =
     return RequestSpec(operations, name, "me", priority, **more)
 
 
+def call(database: Database, function: Callable[..., T], *arguments: Any, **more: Any) -> T:
+    """Call a function of the store in a write transaction of its own."""
+    return database.run(lambda connection: function(connection, *arguments, **more))
+
+
 def submit(database: Database, spec: RequestSpec) -> int:
     """Submit a request; return its id."""
-    return database.run(lambda connection: store.submit(connection, spec, owner="me")).id
+    return call(database, store.submit, spec, owner="me").id
 
 
 def enter(database: Database, kind: str = "verify", node: str = "n", lease: float = 30.0) -> int:
     """Let an agent begin; return its id."""
-    return database.run(
-        lambda connection: store.enter_agent(connection, kind, node=node, pid=1, lease=lease, poll_interval=5)
-    )
+    return call(database, store.enter_agent, kind, node=node, pid=1, lease=lease, poll_interval=5)
 
 
 def channels(database: Database, kind: str = "verify", node: str = "n") -> list[store.Waiting]:
@@ -50,7 +57,7 @@ def channels(database: Database, kind: str = "verify", node: str = "n") -> list[
 
 def place(database: Database, agent: int, waiting: store.Waiting, limits: Limits | None = None) -> int | None:
     """Take a place on a channel; return its token."""
-    return database.run(lambda connection: store.take_place(connection, agent, waiting, limits or Limits()))
+    return call(database, store.take_place, agent, waiting, limits or Limits())
 
 
 def claim(database: Database, kind: str = "verify", batch: int = 100, node: str = "n") -> tuple[int, list[ClaimedFile]]:
@@ -59,7 +66,7 @@ def claim(database: Database, kind: str = "verify", batch: int = 100, node: str 
     waiting = channels(database, kind, node)[0]
     token = place(database, agent, waiting)
     assert token is not None
-    return token, database.run(lambda connection: store.claim_files(connection, token, waiting.channel_id, batch))
+    return token, call(database, store.claim_files, token, waiting.channel_id, batch)
 
 
 def outcome(file: ClaimedFile, state: State = State.DONE, **more: Any) -> Outcome:
@@ -69,7 +76,7 @@ def outcome(file: ClaimedFile, state: State = State.DONE, **more: Any) -> Outcom
 
 def finish(database: Database, token: int, outcomes: Sequence[Outcome]) -> set[str]:
     """Write outcomes in a transaction of their own."""
-    return database.run(lambda connection: store.finish(connection, token, outcomes))
+    return call(database, store.finish, token, outcomes)
 
 
 def work_off(database: Database, kind: str = "verify", state: State = State.DONE) -> list[str]:
@@ -78,7 +85,7 @@ def work_off(database: Database, kind: str = "verify", state: State = State.DONE
     while channels(database, kind):
         token, files = claim(database, kind)
         finish(database, token, [outcome(file, state) for file in files])
-        database.run(lambda connection, token=token: store.release(connection, token))
+        call(database, store.release, token)
         names += [file.lfn for file in files]
     return names
 

@@ -30,8 +30,8 @@ class Settings:
 def sftp_settings(server: SshServer, root: Path, **more: str) -> Settings:
     """Return the settings of an element on the SSH server."""
     options = {
-        "host": server.host, "port": str(server.port), "user": server.user, "root": str(root), "key_file": str(server.key),
-        "known_hosts": str(server.known_hosts), **more,
+        "host": server.host, "port": str(server.port), "user": server.user, "key_file": str(server.key),
+        "root": str(root), "known_hosts": str(server.known_hosts), **more,
     }  # fmt: skip
     return Settings("far", "sftp", options)
 

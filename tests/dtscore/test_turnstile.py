@@ -1,0 +1,65 @@
+"""The fair queue of writers."""
+
+from __future__ import annotations
+
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from dtscore.errors import DatabaseUnavailableError
+from dtscore.turnstile import Turnstile
+
+_WRITER = """
+import sys, time
+from pathlib import Path
+from dtscore.turnstile import Turnstile
+turnstile, end, turns, worst = Turnstile(Path(sys.argv[1])), float(sys.argv[2]), 0, 0.0
+while time.time() < end - 1.5: time.sleep(0.001)
+while time.time() < end:
+    asked = time.monotonic()
+    with turnstile.turn(5):
+        worst = max(worst, time.monotonic() - asked)
+        time.sleep(0.002)
+    turns += 1
+print(turns, worst)
+"""
+_HOLDER = """
+import sys, time
+from pathlib import Path
+from dtscore.turnstile import Turnstile
+with Turnstile(Path(sys.argv[1])).turn(5):
+    print("in", flush=True)
+    time.sleep(60)
+"""
+
+
+def _start(code: str, *arguments: str) -> subprocess.Popen[str]:
+    command = [sys.executable, "-c", code, *arguments]
+    return subprocess.Popen(command, stdout=subprocess.PIPE, text=True, cwd=Path(__file__).parents[2])
+
+
+def test_processes_get_equal_shares(tmp_path: Path) -> None:
+    """Four processes that always want in get about the same number of turns, and none waits for long."""
+    end = str(time.time() + 3.0)
+    writers = [_start(_WRITER, str(tmp_path / "turn"), end) for _ in range(4)]
+    answers = [writer.communicate(timeout=30)[0].split() for writer in writers]
+    turns = [int(answer[0]) for answer in answers]
+    assert min(turns) > sum(turns) / 4 / 3
+    assert max(float(answer[1]) for answer in answers) < 1.0
+
+
+def test_a_killed_holder_lets_the_next_one_in(tmp_path: Path) -> None:
+    """The kernel frees the locks of a process that is killed, so that nobody has to clean up."""
+    holder = _start(_HOLDER, str(tmp_path / "turn"))
+    assert holder.stdout is not None and holder.stdout.readline() == "in\n"
+    turnstile = Turnstile(tmp_path / "turn")
+    with pytest.raises(DatabaseUnavailableError), turnstile.turn(0.2):
+        pass
+    holder.send_signal(signal.SIGKILL)
+    holder.communicate()
+    with turnstile.turn(1.0):
+        pass
