@@ -7,7 +7,13 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from catalog.records import Entry, Registration, Trashed
-from dtscore.errors import OutOfTimeError, StorageFaultError
+from dtscore.errors import (
+    DeadlinePassedError,
+    LeaseLostError,
+    OutOfTimeError,
+    StorageFaultError,
+    WorkCancelledError,
+)
 from reqdb.store import ClaimedFile
 
 
@@ -15,6 +21,16 @@ class DrainedError(StorageFaultError):
     """The agent is ending and its grace is over: the file is handed back."""
 
     error_class = "drained"
+
+
+class DatabaseAwayError(DrainedError):
+    """The database went away in the middle of an attempt: the file is handed back, which waits until it is there."""
+
+    error_class = "database"
+
+
+INTERRUPTIONS = (DeadlinePassedError, DrainedError, LeaseLostError, OutOfTimeError, WorkCancelledError)
+"""What the guard raises: nothing that an attempt met is to blame, and it must not go on with something else."""
 
 
 @dataclass(slots=True)
@@ -60,6 +76,7 @@ class Attempt:
         """`check` raises when the file must be left alone; `time_limit` gives the seconds allowed for a size in bytes."""
         self.file = file
         self.entry = entry
+        self.token = token
         self.name = f"{file.id}-{file.attempt}-{token}"
         self.changes = CatalogChanges()
         self._check = check

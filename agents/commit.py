@@ -13,6 +13,7 @@ from sqlalchemy.engine import Connection
 
 from accounting import store as accounting
 from accounting.store import AttemptRecord
+from agents.attempt import CatalogChanges
 from agents.outcome import Ended
 from agents.services import Services
 from catalog import store as catalog
@@ -83,6 +84,15 @@ def _refused(one: Ended, conflicts: dict[str, str]) -> Ended:
     return dataclasses.replace(one, outcome=outcome)
 
 
+def unwritable(one: Ended, defect: Exception) -> Ended:
+    """Return the end of an attempt whose result the database refuses: Failed, and nothing in the catalog."""
+    outcome = dataclasses.replace(
+        one.outcome, state=State.FAILED, error_class="internal", size=None, checksum=None, delay=0.0,
+        counts_as_failure=True, error=f"its result could not be written: {type(defect).__name__}: {str(defect)[:500]}",
+    )  # fmt: skip
+    return Ended(outcome, None, CatalogChanges())
+
+
 def _record(one: Ended, registering: float, node: str) -> AttemptRecord:
     """Return the accounting row of one attempt, with DIRAC's fields."""
     outcome, file = one.outcome, one.outcome.file
@@ -93,9 +103,27 @@ def _record(one: Ended, registering: float, node: str) -> AttemptRecord:
         user=file.operation.owner, execution_site=node, source=outcome.source, destination=file.target,
         protocol=one.achieved.protocol if one.achieved else "", final_status=outcome.word,  # type: ignore[arg-type]
         transfer_size=outcome.bytes_moved, transfer_time=outcome.seconds,
-        registration_time=registering if registers else 0.0, transfer_ok=int(one.achieved is not None), transfer_total=1,
+        registration_time=registering if registers else 0.0,
+        transfer_ok=int(one.achieved is not None), transfer_total=1,
         registration_ok=int(done and registers), registration_total=int(registers), error_class=outcome.error_class,
         started_at=outcome.started_at, ended_at=outcome.started_at + timedelta(seconds=outcome.seconds),
+    )  # fmt: skip
+
+
+def expire(connection: Connection, margin: float) -> tuple[int, ...]:
+    """End leases that are over for more than `margin` seconds and account for what was cut off; return the agents."""
+    expired = store.expire_agents(connection, margin=margin)
+    accounting.record(connection, [_lost_record(lost) for lost in expired.attempts])
+    return expired.agents
+
+
+def _lost_record(lost: store.LostAttempt) -> AttemptRecord:
+    return AttemptRecord(
+        file_id=lost.file_id, attempt=lost.attempt, request_id=lost.request_id, operation_type=lost.type,
+        user=lost.owner, execution_site=lost.node, source=lost.source, destination=lost.target, protocol="",
+        final_status="Retried", transfer_size=lost.bytes_now, transfer_time=lost.seconds, registration_time=0.0,
+        transfer_ok=0, transfer_total=1, registration_ok=0, registration_total=0, error_class=store.AGENT_LOST,
+        started_at=lost.started_at, ended_at=lost.started_at + timedelta(seconds=lost.seconds),
     )  # fmt: skip
 
 

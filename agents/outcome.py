@@ -9,8 +9,18 @@ from typing import TYPE_CHECKING
 
 import structlog
 
-from agents.attempt import Achieved, Attempt, CatalogChanges, DrainedError
-from dtscore.errors import DeadlinePassedError, LeaseLostError, Scope, StorageFaultError, WorkCancelledError, WorkError
+from agents.attempt import Achieved, Attempt, CatalogChanges, DatabaseAwayError, DrainedError
+from dtscore.errors import (
+    DatabaseUnavailableError,
+    DeadlinePassedError,
+    DtsError,
+    LeaseLostError,
+    Scope,
+    StorageFaultError,
+    UnsupportedError,
+    WorkCancelledError,
+    WorkError,
+)
 from reqdb.retry import RetryPolicy
 from reqdb.states import State
 from reqdb.store import Outcome, Waiting
@@ -35,18 +45,7 @@ class Ended:
 def judge(agent: ClaimingAgent, lease: Lease, attempt: Attempt, waiting: Waiting) -> Ended:
     """Make the attempt and return how it ended. LeaseLostError passes: then nothing may be written."""
     begun = time.monotonic()
-    error: WorkError | None = None
-    achieved: Achieved | None = None
-    try:
-        attempt.guard()
-        achieved = agent.perform(attempt)
-    except LeaseLostError:
-        raise
-    except WorkError as caught:
-        error = caught
-    except Exception as defect:
-        log.exception("internal error in an attempt", lfn=attempt.file.lfn)
-        error = StorageFaultError(f"internal error: {type(defect).__name__}: {defect}", "see the agent's log")
+    achieved, error = _perform(agent, attempt)
     seconds = time.monotonic() - begun
     started = datetime.now(timezone.utc) - timedelta(seconds=seconds)
     if error is None:
@@ -55,6 +54,24 @@ def judge(agent: ClaimingAgent, lease: Lease, attempt: Attempt, waiting: Waiting
     _say(attempt, error)
     outage = error.message if error.outage and (error.scope is not Scope.SOURCE or waiting.source) else ""
     return Ended(_not_done(agent.services.policy, lease, attempt, error, started, seconds), None, attempt.changes, outage)
+
+
+def _perform(agent: ClaimingAgent, attempt: Attempt) -> tuple[Achieved | None, WorkError | None]:
+    """Make the attempt; return what it achieved or why it did not."""
+    try:
+        attempt.guard()
+        return agent.perform(attempt), None
+    except LeaseLostError:
+        raise
+    except WorkError as error:
+        return None, error
+    except DatabaseUnavailableError as away:
+        return None, DatabaseAwayError(away.message, away.hint)
+    except DtsError as refused:  # a name or a setting that can never work
+        return None, UnsupportedError(refused.message, refused.hint)
+    except Exception as defect:
+        log.exception("internal error in an attempt", lfn=attempt.file.lfn)
+        return None, StorageFaultError(f"internal error: {type(defect).__name__}: {defect}", "see the agent's log")
 
 
 def _done(lease: Lease, attempt: Attempt, achieved: Achieved, started: datetime, seconds: float) -> Outcome:

@@ -15,7 +15,7 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from agents.attempt import Attempt, DrainedError
-from agents.commit import write
+from agents.commit import unwritable, write
 from agents.outcome import Ended, judge
 from catalog import store as catalog
 from catalog.records import Entry
@@ -87,6 +87,7 @@ class Place:
             log.error("the results of a worker could not be written", token=self.token, error=error.message)
         except Exception:
             log.exception("a worker broke off; its files go back to ToDo", token=self.token)
+            self._rest("internal error: see the agent's log")
         finally:
             if not self._left and not self._abandoned:
                 self._give_up()
@@ -99,6 +100,17 @@ class Place:
             self._services.persistently(lambda connection: store.release(connection, self.token), self._must_end)
         except DatabaseUnavailableError as error:
             log.error("not handed back: the lease will end by itself", token=self.token, error=error.message)
+
+    def _rest(self, reason: str) -> None:
+        """Let the channel rest: whatever broke a worker off must not do so again and again at full speed."""
+
+        def rest(connection: Connection) -> None:
+            store.rest_channel(connection, self.waiting.channel_id, reason, self._services.policy)
+
+        try:
+            self._services.persistently(rest, self._must_end)
+        except DatabaseUnavailableError as error:
+            log.error("the channel was not put to rest", channel=self.waiting.channel_id, error=error.message)
 
     def _must_end(self) -> bool:
         return self.lease.lost or self._agent.out_of_grace
@@ -151,7 +163,24 @@ class Place:
     def _commit(
         self, ended: Sequence[Ended], unworked: Sequence[ClaimedFile], *, leaving: bool, claim: bool = True
     ) -> list[ClaimedFile]:
-        """Write what ended, hand back what was not begun, and claim the next batch or give up the place."""
+        """Write what ended, hand back what was not begun, and claim the next batch or give up the place.
+
+        Where the database refuses the batch, its files are written one by one, and what it refuses then fails alone.
+        """
+        try:
+            return self._write(ended, unworked, leaving=leaving, claim=claim)
+        except (LeaseLostError, DatabaseUnavailableError):
+            raise
+        except Exception:
+            if not ended:
+                raise
+            log.exception("a batch could not be written; its files are written one by one", token=self.token)
+        self._write_singly(ended)
+        return self._write([], unworked, leaving=leaving, claim=claim)
+
+    def _write(
+        self, ended: Sequence[Ended], unworked: Sequence[ClaimedFile], *, leaving: bool, claim: bool
+    ) -> list[ClaimedFile]:
 
         def transaction(connection: Connection) -> tuple[set[str], Counter[str], list[ClaimedFile]]:
             ready, states = write(connection, self.token, self.waiting.channel_id, ended, self._services)
@@ -172,3 +201,11 @@ class Place:
             self._services.poke(ready)
         return following
 
+    def _write_singly(self, ended: Sequence[Ended]) -> None:
+        for one in ended:
+            try:
+                self._write([one], [], leaving=False, claim=False)
+            except (LeaseLostError, DatabaseUnavailableError):
+                raise
+            except Exception as defect:
+                self._write([unwritable(one, defect)], [], leaving=False, claim=False)

@@ -9,6 +9,7 @@ from agents.attempt import Achieved, Attempt
 from agents.base import ClaimingAgent
 from agents.remover import Remover
 from agents.services import Services
+from agents.trash import empty_trash
 
 
 class RemoveAgent(ClaimingAgent):
@@ -28,6 +29,6 @@ class RemoveAgent(ClaimingAgent):
     def run_once(self, wake: threading.Event | None = None) -> Counter[str]:
         """Work on requests, then unlink what has been in the trash long enough."""
         summary = super().run_once(wake)
-        if not self.draining and (purged := self._remover.empty_trash()):
+        if not self.draining and (purged := empty_trash(self.services, lambda: self.draining)):
             summary["purged"] = purged
         return summary

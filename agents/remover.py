@@ -1,30 +1,37 @@
 """Removing replicas: marked and committed, other copies proved, into the trash, and unlinked after a grace.
 
 A crash at any step leaves a replica marked Deleting, which nobody reads from and which the next attempt finishes.
+What is written before the end of an attempt carries its fencing token, like the end itself.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from datetime import datetime, timedelta, timezone
+import hashlib
+from collections.abc import Callable, Iterable
+from datetime import datetime, timedelta
+from typing import TypeVar
 
 import structlog
+from sqlalchemy.engine import Connection
 
-from agents.attempt import Achieved, Attempt
-from agents.replica_manager import ReplicaManager
+from agents.attempt import INTERRUPTIONS, Achieved, Attempt
+from agents.replica_manager import ReplicaManager, blame
 from catalog import store as catalog
-from catalog.records import Entry, Replica, Trashed
+from catalog.records import Entry, Trashed
 from catalog.removal import begin_removal
-from dtscore.database import Database
-from dtscore.errors import FileMissingError, LastCopyError, Scope, WorkError
+from dtscore.database import Database, now
+from dtscore.errors import FileMissingError, LastCopyError, LeaseLostError, Scope, WorkError
 from dtscore.names import default_pfn
-from storage.element import StorageElement
+from reqdb import store
+from reqdb.store import ClaimedFile
+from storage.element import NameTakenError
 
+T = TypeVar("T")
 log = structlog.get_logger()
 
 
 class Remover:
-    """Removes replicas of one file, and empties the trash."""
+    """Removes replicas of one file."""
 
     def __init__(self, manager: ReplicaManager, database: Database, trash_grace: float) -> None:
         """`trash_grace` is in seconds."""
@@ -35,57 +42,82 @@ class Remover:
     def remove(self, attempt: Attempt) -> Achieved:
         """Remove the replica on the target, or all replicas (`everywhere="yes"`); raises WorkError.
 
-        What a crash interrupted is finished: a replica that is Deleting and no longer there counts as removed.
+        A replica that is no longer there counts as removed: the catalog is put right.
         """
-        options, lfn = attempt.file.operation.options, attempt.file.lfn
-        last_copy = options.get("remove-last-copy") == "yes"
         with self._database.read() as connection:
-            entry = catalog.lookup(connection, [lfn]).get(lfn)
-        doomed = self._doomed(attempt, entry)
-        elements = [replica.element for replica in doomed]
+            entry = catalog.lookup(connection, [attempt.file.lfn]).get(attempt.file.lfn)
         if entry is None:
-            return self._remove_unknown(attempt, last_copy)
-        self._database.run(lambda connection: begin_removal(connection, lfn, elements, last_copy=last_copy))
+            return self._remove_unknown(attempt)
+        elements = _doomed(attempt.file.target, entry)
+        entry = self._begin(attempt, elements)
+        doubtful = ""
         try:
-            if not last_copy:
+            if not _last_copy(attempt):
                 self._prove_another(attempt, entry, elements)
+            for replica in [each for each in entry.replicas if each.element in elements]:
+                attempt.guard()
+                doubtful = replica.element
+                self._discard(attempt, replica.element, replica.pfn, entry.size)
+                attempt.changes.withdrawn.append((entry.lfn, replica.element))
+                doubtful = ""
+        except LeaseLostError:
+            raise  # the file is another agent's: nothing of it is ours to call off
         except WorkError as error:
-            reason = f"removal called off: {error.message}"
-            self._database.run(lambda connection: [catalog.release(connection, lfn, name, reason) for name in elements])
+            self._call_off(attempt, elements, error, "" if error.permanent else doubtful)
             raise
-        for replica in doomed:
-            self._discard(attempt, replica.element, replica.pfn, entry.size, resumed=replica.state == "Deleting")
-            attempt.changes.withdrawn.append((lfn, replica.element))
-        return Achieved(entry.size, entry.checksum, protocol=self._protocol(elements))
+        return Achieved(entry.size, entry.checksum, 0, " ".join(elements), self._protocol(elements))
 
-    def _doomed(self, attempt: Attempt, entry: Entry | None) -> list[Replica]:
+    def _begin(self, attempt: Attempt, elements: list[str]) -> Entry:
+        """Mark the replicas Deleting and commit; return the entry as it was then, for only that may be relied upon."""
+        lfn, last_copy = attempt.file.lfn, _last_copy(attempt)
+        entry = self._fenced(attempt, lambda connection: begin_removal(connection, lfn, elements, last_copy=last_copy))
         if entry is None:
-            return []
-        target = attempt.file.target
-        doomed = [replica for replica in entry.replicas if target in ("", replica.element)]
-        if not doomed:
-            raise FileMissingError(
-                f"the catalog knows no replica of {entry.lfn} on {target}", f"see dts-catalog replicas {entry.lfn}"
-            )
-        return doomed
+            raise FileMissingError(f"{lfn} was just dropped from the catalog", "nothing is to be done", scope=Scope.FILE)
+        return entry
 
-    def _remove_unknown(self, attempt: Attempt, last_copy: bool) -> Achieved:
+    def _fenced(self, attempt: Attempt, work: Callable[[Connection], T]) -> T:
+        """Run `work` in a transaction of its own, if the attempt's file is still ours; raises LeaseLostError."""
+
+        def fenced(connection: Connection) -> T:
+            if attempt.file.id not in store.held(connection, attempt.token):
+                raise LeaseLostError("the lease ended and the file was given to another agent", "nothing is to be done")
+            return work(connection)
+
+        return self._database.run(fenced)
+
+    def _call_off(self, attempt: Attempt, elements: Iterable[str], error: WorkError, doubtful: str) -> None:
+        """Give the replicas that were not taken away their state back; one of which nobody knows is Suspect."""
+        lfn, reason = attempt.file.lfn, f"removal called off: {error.message}"
+        removed = {element for _, element in attempt.changes.withdrawn}
+
+        def write(connection: Connection) -> None:
+            for element in elements:
+                if element not in removed:
+                    catalog.release(connection, lfn, element, reason)
+            if doubtful:
+                catalog.mark(connection, lfn, doubtful, "Suspect", reason)
+
+        self._fenced(attempt, write)
+
+    def _remove_unknown(self, attempt: Attempt) -> Achieved:
         """Remove a file that the catalog does not know: it may be the only copy, so only where that is said."""
         lfn, target = attempt.file.lfn, attempt.file.target
         if not target:
             raise FileMissingError(f"{lfn} is not in the catalog", "name the target where it lies", scope=Scope.FILE)
-        pfn = attempt.file.pfn or default_pfn(lfn)
-        element = self._manager.element(target)
-        size = element.stat(pfn).size
-        if not last_copy:
+        element, pfn = self._manager.element(target), attempt.file.pfn or default_pfn(lfn)
+        found = element.find(pfn) or element.find(element.trash_path(pfn, _label(attempt.file)))
+        if found is None:
+            raise FileMissingError(f"{lfn} is not in the catalog, nor {pfn} on {target}", "check the name", element=target)
+        if not _last_copy(attempt):
             raise LastCopyError(
                 f"{lfn} is not in the catalog: {pfn} on {target} may be its only copy",
                 'register it first, or say remove-last-copy="yes"',
             )
-        self._discard(attempt, target, pfn, size, resumed=False)
-        return Achieved(size, None, protocol=element.protocol)
+        attempt.guard()
+        self._discard(attempt, target, pfn, found.size)
+        return Achieved(found.size, None, 0, target, element.protocol)
 
-    def _prove_another(self, attempt: Attempt, entry: Entry, elements: Sequence[str]) -> None:
+    def _prove_another(self, attempt: Attempt, entry: Entry, elements: list[str]) -> None:
         """Read other copies until one is proved right; those that are not are marked and reported."""
         problems: list[WorkError] = []
         for replica in entry.sources:
@@ -93,10 +125,12 @@ class Remover:
                 continue
             try:
                 self._manager.prove(attempt, entry, replica.element, replica.pfn)
+            except INTERRUPTIONS:
+                raise
             except WorkError as error:
                 problems.append(error)
-                if error.permanent:
-                    attempt.changes.marks.append((entry.lfn, replica.element, "Bad", error.message))
+                if state := blame(error):
+                    attempt.changes.marks.append((entry.lfn, replica.element, state, error.message))
                 continue
             attempt.changes.verified.append((entry.lfn, replica.element, "full"))
             return
@@ -106,57 +140,48 @@ class Remover:
         reasons = "; ".join(error.message for error in problems) or "there is none"
         raise LastCopyError(f"no other copy of {entry.lfn} could be proved right: {reasons}", "replicate it first")
 
-    def _discard(self, attempt: Attempt, element_name: str, pfn: str, size: int, *, resumed: bool) -> None:
-        """Move one file to the element's trash, or unlink it where there is none."""
-        element = self._manager.element(element_name)
-        attempt.guard()
-        name = f"{attempt.file.id}-{default_pfn(attempt.file.lfn).rsplit('/', 1)[-1]}"[-200:]
+    def _discard(self, attempt: Attempt, element_name: str, pfn: str, size: int) -> None:
+        """Move one file to the element's trash, under a name that a later attempt at the same removal finds again."""
+        element, label, lfn = self._manager.element(element_name), _label(attempt.file), attempt.file.lfn
+        path, purge_after = element.trash_path(pfn, label), self._moment() + self._grace
         try:
-            if not element.promises.trash:
-                element.remove(pfn)
-                return
-            path = element.to_trash(pfn, name)
-        except FileMissingError:
-            path = element.trash_path(name) if element.promises.trash else ""
-            if path and _exists(element, path):
-                log.info("an earlier attempt had moved the file to the trash", lfn=attempt.file.lfn, element=element_name)
-            elif resumed or attempt.file.attempt > 1:
-                return
-            else:
-                raise
-        purge_after = datetime.now(timezone.utc) + self._grace
-        attempt.changes.trashed.append(Trashed(attempt.file.lfn, element_name, path, size, purge_after))
-
-    def _protocol(self, elements: Sequence[str]) -> str:
-        return self._manager.element(elements[0]).protocol if elements else ""
-
-    def empty_trash(self, limit: int = 500) -> int:
-        """Unlink what has been in the trash for longer than its grace; return how many. Errors are kept and shown."""
-        with self._database.read() as connection:
-            due = catalog.due_trash(connection, datetime.now(timezone.utc), limit)
-        purged: list[int] = []
-        for item in due:
             try:
-                self._manager.element(item.element).purge(item.trash_path)
-            except FileMissingError:
-                purged.append(item.id)
-            except WorkError as error:
-                self._keep_in_trash(item.id, error)
-            else:
-                purged.append(item.id)
-        if purged:
-            self._database.run(lambda connection: catalog.drop_trash(connection, purged))
-        return len(purged)
+                element.to_trash(pfn, label)
+            except NameTakenError:
+                # An earlier attempt was cut off between copying it there and deleting it here (S3 cannot rename).
+                element.purge(path)
+                element.to_trash(pfn, label)
+        except FileMissingError:
+            if element.find(path) is None:
+                log.warning("it was gone already", lfn=lfn, element=element_name, pfn=pfn)
+                return
+            log.info("an earlier attempt had moved the file to the trash", lfn=lfn, element=element_name)
+        attempt.changes.trashed.append(Trashed(lfn, element_name, path, size, purge_after))
 
-    def _keep_in_trash(self, number: int, error: WorkError) -> None:
-        log.warning("a file stays in the trash", item=number, error=error.message)
-        again = datetime.now(timezone.utc) + timedelta(hours=1)
-        self._database.run(lambda connection: catalog.trash_failed(connection, number, error.message, again))
+    def _moment(self) -> datetime:
+        with self._database.read() as connection:
+            return now(connection)
+
+    def _protocol(self, elements: list[str]) -> str:
+        return self._manager.element(elements[0]).protocol
 
 
-def _exists(element: StorageElement, path: str) -> bool:
-    try:
-        element.stat(path)
-    except FileMissingError:
-        return False
-    return True
+def _last_copy(attempt: Attempt) -> bool:
+    return attempt.file.operation.options.get("remove-last-copy") == "yes"
+
+
+def _doomed(target: str, entry: Entry) -> list[str]:
+    """Return the elements whose replicas are to go; no target means all of them."""
+    elements = [replica.element for replica in entry.replicas if target in ("", replica.element)]
+    if not elements:
+        where = target or "any storage element"
+        raise FileMissingError(
+            f"the catalog knows no replica of {entry.lfn} on {where}", f"see dts-catalog replicas {entry.lfn}"
+        )
+    return elements
+
+
+def _label(file: ClaimedFile) -> str:
+    """Return the name of this removal in a trash, the same at each attempt; ids alone are not unique among sites."""
+    content = f"{file.operation.request_name}\n{file.lfn}"
+    return f"{file.id}-{hashlib.sha256(content.encode()).hexdigest()[:16]}"

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import structlog
 
-from agents.attempt import Achieved, Attempt
+from agents.attempt import INTERRUPTIONS, Achieved, Attempt
 from catalog.metadata import harvest
 from catalog.records import Entry, Registration
 from dtscore.checksums import Checksum, parse
@@ -22,15 +22,18 @@ from dtscore.errors import (
     CatalogConflictError,
     ChecksumMismatchError,
     ConfigurationError,
+    CredentialsError,
     FileMissingError,
+    HostKeyError,
     NoGoodSourceError,
     Scope,
     SizeMismatchError,
+    SourceChangedError,
     UnsupportedError,
     WorkError,
 )
 from dtscore.names import default_pfn
-from storage.element import StorageElement
+from storage.element import FileStat, StorageElement
 from storage.file import FileElement
 from storage.landing import Landed, LandingJob, land
 from storage.registry import Elements
@@ -75,6 +78,8 @@ class ReplicaManager:
         for source in self.sources(attempt):
             try:
                 landed = self._land(attempt, source, target)
+            except INTERRUPTIONS:
+                raise
             except WorkError as error:
                 if error.scope is not Scope.SOURCE:
                     raise
@@ -94,12 +99,24 @@ class ReplicaManager:
             pfn = file.pfn or (replica.pfn if replica else default_pfn(file.lfn))
             found.append(Source(named, pfn, replica is not None and replica.pfn == pfn))
         for element, replica in known.items():
-            if element not in (named, file.target):
+            if element not in (named, file.target) and self._here(element):
                 found.append(Source(element, replica.pfn, True))
         return found
 
+    def _here(self, element: str) -> bool:
+        """Whether this node can reach an element: one that is pinned to another node is no source."""
+        settings = self._config.elements.get(element)
+        return settings is None or settings.options.get("node", "") in ("", self._config.site.node)
+
+    def _source_element(self, name: str) -> StorageElement:
+        try:
+            return self.element(name)
+        except WorkError as error:
+            error.scope = Scope.SOURCE
+            raise
+
     def _land(self, attempt: Attempt, source: Source, target: StorageElement) -> Landed:
-        origin = self.element(source.element)
+        origin = self._source_element(source.element)
         if self._direct(source.element, target.name):
             return self._copy(attempt, origin, source.pfn, target, default_pfn(attempt.file.lfn))
         return self._two_hops(attempt, origin, source.pfn, target)
@@ -145,7 +162,7 @@ class ReplicaManager:
 
     def _suspect(self, attempt: Attempt, source: Source, error: WorkError) -> None:
         log.warning("bad source skipped", lfn=attempt.file.lfn, source=source.element, error=error.message)
-        if source.replica and not error.outage:
+        if source.replica and source.element in self._config.elements and blame(error):
             attempt.changes.marks.append((attempt.file.lfn, source.element, "Suspect", error.message))
 
     def _landed(self, attempt: Attempt, source: Source, landed: Landed) -> Achieved:
@@ -172,10 +189,12 @@ class ReplicaManager:
         file = attempt.file
         pfn = file.pfn or default_pfn(file.lfn)
         element = self.element(file.target)
-        size = element.stat(pfn).size
+        before = element.stat(pfn)
+        size = before.size
         _compare_size(attempt, element.name, size)
         expected = expected_checksums(attempt)
-        found = self.digest(attempt, element, pfn, {parse(text).algorithm for text in expected} | {self.algorithm(attempt)})
+        wanted = {parse(text).algorithm for text in expected} | {self.algorithm(attempt)}
+        found = self.digest(attempt, element, pfn, before, wanted)
         for text in expected:
             _compare_checksum(attempt, element.name, text, found[parse(text).algorithm])
         known = attempt.entry.checksum if attempt.entry else found[self.algorithm(attempt)]
@@ -188,7 +207,8 @@ class ReplicaManager:
     def verify(self, attempt: Attempt) -> Achieved:
         """Read replicas again and compare them with the catalog: that on the target, or all; raises WorkError.
 
-        A good one is noted as verified in full; one that is missing or differs is marked Bad.
+        A good one is noted as verified in full; one that is missing or differs is marked Bad. The one verified longest
+        ago comes first: after an outage its probe does not read all the others again.
         """
         entry, file = attempt.entry, attempt.file
         if entry is None:
@@ -198,14 +218,17 @@ class ReplicaManager:
             where = file.target or "any storage element"
             raise FileMissingError(f"the catalog knows no replica of {file.lfn} on {where}", "see dts-catalog replicas")
         errors = []
-        for replica in replicas:
+        for replica in sorted(replicas, key=lambda one: one.verified_at.timestamp() if one.verified_at else 0.0):
             try:
                 self.prove(attempt, entry, replica.element, replica.pfn)
+            except INTERRUPTIONS:
+                raise
             except WorkError as error:
                 if not error.permanent:
                     raise
                 errors.append(error)
-                attempt.changes.marks.append((file.lfn, replica.element, "Bad", error.message))
+                if state := blame(error):
+                    attempt.changes.marks.append((file.lfn, replica.element, state, error.message))
             else:
                 attempt.changes.verified.append((file.lfn, replica.element, "full"))
         if errors:
@@ -215,36 +238,48 @@ class ReplicaManager:
     def prove(self, attempt: Attempt, entry: Entry, element_name: str, pfn: str) -> None:
         """Read one replica whole and compare it with the catalog's size and checksum; raises WorkError."""
         element = self.element(element_name)
-        size = element.stat(pfn).size
-        if size != entry.size:
+        before = element.stat(pfn)
+        if before.size != entry.size:
             raise SizeMismatchError(
-                f"{pfn} on {element_name} has {size} bytes, not {entry.size}", "replicate it again", element=element_name
+                f"{pfn} on {element_name} has {before.size} bytes, not {entry.size}", "replicate it again", element=element_name
             )
         algorithm = parse(entry.checksum).algorithm
-        found = self.digest(attempt, element, pfn, {algorithm})[algorithm]
+        found = self.digest(attempt, element, pfn, before, {algorithm})[algorithm]
         _compare_checksum(attempt, element_name, entry.checksum, found)
 
-    def digest(self, attempt: Attempt, element: StorageElement, pfn: str, algorithms: Collection[str]) -> dict[str, str]:
-        """Return checksums by algorithm of what lies on an element, read once, the attempt's guard asked on the way."""
+    def digest(
+        self, attempt: Attempt, element: StorageElement, pfn: str, before: FileStat, algorithms: Collection[str]
+    ) -> dict[str, str]:
+        """Return checksums by algorithm of what lies on an element, read once, the attempt's guard asked on the way.
+
+        Raises SourceChangedError unless the file was `before`, and all the time, what it is afterwards.
+        """
 
         def tick(bytes_so_far: int) -> None:
             attempt.progress(bytes_so_far)
             attempt.guard()
 
-        found = element.digest(pfn, sorted(algorithms), tick).checksums
-        return {name: str(Checksum(name, value)) for name, value in found.items()}
+        found = element.digest(pfn, sorted(algorithms), tick)
+        after = element.stat(pfn)
+        if after != before or found.size != before.size:
+            raise SourceChangedError(
+                f"{pfn} on {element.name} changed while it was read: {before.size} bytes before, {found.size} read, "
+                f"{after.size} after",
+                "let whoever writes it finish first", element=element.name,
+            )  # fmt: skip
+        return {name: str(Checksum(name, value)) for name, value in found.checksums.items()}
 
     def get(self, entry: Entry, folder: Path, name: str) -> Path:
         """Fetch a file of the catalog into a local folder, verified; any good replica, best first; raises WorkError."""
         target = FileElement("download", str(folder))
         errors: list[WorkError] = []
         for replica in entry.sources:
-            job = LandingJob(
-                source=self.element(replica.element), source_path=replica.pfn, target=target, target_path=name,
-                attempt=f"get-{time.monotonic_ns()}", algorithms=(), size=entry.size, checksums=(entry.checksum,),
-                overwrite=False,
-            )  # fmt: skip
             try:
+                job = LandingJob(
+                    source=self._source_element(replica.element), source_path=replica.pfn, target=target,
+                    target_path=name, attempt=f"get-{time.monotonic_ns()}", algorithms=(), size=entry.size,
+                    checksums=(entry.checksum,), overwrite=False,
+                )  # fmt: skip
                 land(job, guard=lambda: None, progress=lambda _: None)
             except WorkError as error:
                 if error.scope is not Scope.SOURCE:
@@ -253,6 +288,17 @@ class ReplicaManager:
             else:
                 return folder / name
         raise errors[0] if errors else NoGoodSourceError(f"{entry.lfn} has no good replica", "see dts-catalog replicas")
+
+
+def blame(error: WorkError) -> str:
+    """Return the state that an error gives to the replica it was met at; '' where the replica is not to blame.
+
+    Bad only where the bytes are known to be wrong or gone: a key that expired must not condemn a whole archive.
+    """
+    if isinstance(error, (FileMissingError, SizeMismatchError, ChecksumMismatchError)):
+        return "Bad"
+    innocent = error.outage or isinstance(error, (CredentialsError, HostKeyError, *INTERRUPTIONS))
+    return "" if innocent else "Suspect"
 
 
 def read_head(element: StorageElement, pfn: str, length: int = 288_000) -> bytes:

@@ -19,6 +19,7 @@ from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.interval import IntervalTrigger
 
 from agents.base import Agent
+from agents.commit import expire
 from agents.import_agent import ImportAgent
 from agents.register_agent import RegisterAgent
 from agents.remove_agent import RemoveAgent
@@ -132,7 +133,7 @@ def tend(services: Services, *, margin: float) -> frozenset[str]:
     with services.database.read() as connection:
         if not store.needs_tending(connection, margin=margin):
             return frozenset()
-    lost = services.database.run(lambda connection: store.expire_agents(connection, margin=margin))
+    lost = services.database.run(lambda connection: expire(connection, margin))
     if lost:
         log.warning("agents were lost; their files go back to ToDo", agents=lost)
     ready = services.database.run(store.tend)

@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
+
 from agents.attempt import Achieved, Attempt
 from agents.base import ClaimingAgent
+from agents.services import Services
+from agents.sweeper import Sweeper
 
 
 class TransferAgent(ClaimingAgent):
@@ -11,6 +16,19 @@ class TransferAgent(ClaimingAgent):
 
     kind = "transfer"
 
+    def __init__(self, services: Services) -> None:
+        """Begin with nothing to sweep."""
+        super().__init__(services)
+        self._sweeper = Sweeper(services)
+
     def perform(self, attempt: Attempt) -> Achieved:
         """Copy one file to its target, verified and landed."""
+        self._sweeper.note(attempt.file.target)
         return self.services.manager.transfer(attempt)
+
+    def run_once(self, wake: threading.Event | None = None) -> Counter[str]:
+        """Work on requests, and now and then clear away what killed agents left."""
+        summary = super().run_once(wake)
+        if not self.draining:
+            self._sweeper.sweep_if_due()
+        return summary

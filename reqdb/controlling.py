@@ -14,6 +14,7 @@ from dtscore.bulk import any_of
 from dtscore.database import now as database_now
 from dtscore.errors import NotFoundError, StateError
 from reqdb import models
+from reqdb.claiming import past_deadline
 from reqdb.counting import CANCELLED, EARLIER_STEP_UNFINISHED, MOVED, Tally, files_of
 from reqdb.events import note
 from reqdb.states import ENDED, State, WaitsOn
@@ -87,7 +88,7 @@ def retry(connection: Connection, request_id: int) -> Changed:
         )
     values: dict[str, Any] = {"cancelled_at": None, "cancelled_by": None, "finished_at": None}
     if row.deadline is not None and row.deadline <= now:
-        values["deadline"] = None
+        values["deadline_lifted"] = True
     _set(connection, request_id, values)
     note(connection, now, request_id, "retry", f"{number} files begin again")
     tally.settle()
@@ -161,7 +162,7 @@ def _overdue(now: datetime) -> sa.ColumnElement[bool]:
     """Past its deadline and not ended; the states come first, for they have an index and most requests have ended."""
     requests = models.requests
     open_states = [state.value for state in State if state not in ENDED]
-    return sa.and_(requests.c.state.in_(open_states), requests.c.deadline <= now)
+    return sa.and_(requests.c.state.in_(open_states), past_deadline(now))
 
 
 def _end_waiting(connection: Connection, request_ids: Sequence[int], values: dict[str, Any], now: datetime) -> int:

@@ -36,6 +36,7 @@ requests = sa.Table(
     *_counters(),
     sa.Column("not_before", UtcDateTime),
     sa.Column("deadline", UtcDateTime),
+    sa.Column("deadline_lifted", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("cancelled_at", UtcDateTime),
     sa.Column("cancelled_by", sa.Text),
     sa.Column("submitted_at", UtcDateTime, nullable=False),
@@ -46,7 +47,8 @@ requests = sa.Table(
     sa.Index("ix_requests_state_id", "state", "id"),
     sqlite_autoincrement=True,
 )
-"""`percent` is the share of files that are Done; `origin` says where the request came from (file, spool)."""
+"""`percent` is the share of files that are Done; `deadline_lifted` is set by a retry after the deadline;
+`origin` says where the request came from (file, spool)."""
 
 operations = sa.Table(
     "operations",

@@ -6,9 +6,12 @@ Submitting, claiming, finishing and controlling lie in modules of those names; n
 from __future__ import annotations
 
 from reqdb.claiming import (
+    AGENT_LOST,
     ClaimedFile,
+    Expired,
     Heartbeat,
     Limits,
+    LostAttempt,
     OperationView,
     Progress,
     Waiting,
@@ -28,10 +31,13 @@ from reqdb.finishing import Outcome, finish, hand_back, held, rest_channel, wake
 from reqdb.submitting import Submitted, submit
 
 __all__ = [
+    "AGENT_LOST",
     "Changed",
     "ClaimedFile",
+    "Expired",
     "Heartbeat",
     "Limits",
+    "LostAttempt",
     "OperationView",
     "Outcome",
     "Progress",

@@ -21,7 +21,8 @@ from datetime import datetime
 from typing import ClassVar, Protocol
 
 from dtscore import checksums
-from dtscore.errors import DestinationDiffersError, FileMissingError, TransferCorruptedError
+from dtscore.errors import ConfigurationError, DestinationDiffersError, FileMissingError, TransferCorruptedError
+from dtscore.names import check_pfn
 
 BLOCK = 1 << 20
 """Bytes moved at a time."""
@@ -235,6 +236,13 @@ def digest_of(reader: Reader, algorithms: Sequence[str], tick: Tick | None = Non
         if tick is not None:
             tick(size)
     return Digest(size, {name: hasher.hexdigest() for name, hasher in hashers.items()})
+
+
+def check_trash(name: str) -> str:
+    """Return the trash folder's name, one part below the root, or raise ConfigurationError."""
+    if "/" in check_pfn(name):
+        raise ConfigurationError(f"trash: {name!r} is not a plain name", "write it without '/', as in .trash")
+    return name
 
 
 def in_trash(trash: str, path: str) -> bool:

@@ -15,7 +15,7 @@ import structlog
 from dtscore.errors import ConfigurationError, FileMissingError, NameRefusedError, StorageFaultError, UnsupportedError
 from dtscore.names import check_pfn
 from storage import confined, linux
-from storage.element import FileStat, Promises, Reader, StorageElement, in_trash
+from storage.element import FileStat, Promises, Reader, StorageElement, check_trash, in_trash
 from storage.mapping import mapped
 
 _log = structlog.get_logger(__name__)
@@ -116,7 +116,7 @@ class FileElement(StorageElement):
         """Keep the root; it is looked at only when the element is used."""
         super().__init__(name, "file", node)
         self.root = root
-        self.trash = check_pfn(trash)
+        self.trash = check_trash(trash)
 
     @classmethod
     def from_options(cls, name: str, options: Mapping[str, str]) -> FileElement:

@@ -29,7 +29,7 @@ from dtscore.errors import (
     WorkError,
 )
 from dtscore.names import check_pfn
-from storage.element import FileStat, NameTakenError, Promises, Reader, StorageElement, in_trash
+from storage.element import FileStat, NameTakenError, Promises, Reader, StorageElement, check_trash, in_trash
 from storage.mapping import work_error
 from storage.s3copy import copy_if_absent, error_code
 from storage.secret_file import read_secret
@@ -185,7 +185,7 @@ class FsspecElement(StorageElement):
         super().__init__(name, protocol, node)
         self._fs = filesystem
         self._root = root.rstrip("/")
-        self.trash = check_pfn(trash)
+        self.trash = check_trash(trash)
         self._publishing = threading.Lock()
 
     @classmethod

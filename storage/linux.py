@@ -36,8 +36,10 @@ def reserve(descriptor: int, size: int) -> None:
 
     Not posix_fallocate: where the file system cannot reserve, that one writes the whole file full of zeros.
     """
+    if not hasattr(_libc, "fallocate64"):
+        return
     arguments = (ctypes.c_int(descriptor), _FALLOC_FL_KEEP_SIZE, ctypes.c_int64(0), ctypes.c_int64(size))
-    if _libc.fallocate64(*arguments) == 0 if hasattr(_libc, "fallocate64") else True:
+    if _libc.fallocate64(*arguments) == 0:
         return
     number = ctypes.get_errno()
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):

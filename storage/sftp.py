@@ -33,7 +33,7 @@ from dtscore.errors import (
     WorkError,
 )
 from dtscore.names import check_pfn
-from storage.element import FileStat, NameTakenError, Promises, StorageElement, in_trash
+from storage.element import FileStat, NameTakenError, Promises, StorageElement, check_trash, in_trash
 from storage.secret_file import check_private, read_secret
 from storage.sftp_link import Lease, LinkSettings, Pool, SftpClient, sftp_error
 from storage.sftp_stream import SftpReader, SftpWriter
@@ -80,7 +80,7 @@ class SftpElement(StorageElement):
         """Keep the settings; connects when first used."""
         super().__init__(settings.element, "sftp", node)
         self.root = posixpath.normpath(root)
-        self.trash = check_pfn(trash)
+        self.trash = check_trash(trash)
         self._pool = Pool(settings)
         self._checked: dict[str, float] = {}
 

@@ -86,6 +86,7 @@ def _requests() -> None:
         sa.Column("bytes_done", sa.BigInteger, server_default="0", nullable=False),
         sa.Column("not_before", Moment),
         sa.Column("deadline", Moment),
+        sa.Column("deadline_lifted", sa.Boolean, server_default=sa.false(), nullable=False),
         sa.Column("cancelled_at", Moment),
         sa.Column("cancelled_by", sa.Text),
         sa.Column("submitted_at", Moment, nullable=False),

@@ -134,6 +134,8 @@ def _value(table: str, column: sa.Column[Any]) -> Any:
         return date(2026, 11, 20)
     if isinstance(kind, sa.JSON):
         return {"a": 1}
+    if isinstance(kind, sa.Boolean):
+        return True
     return "x" if isinstance(kind, sa.Text) else 1
 
 

@@ -127,12 +127,12 @@ def test_a_lost_agent_that_finishes_late_changes_nothing(database: Database) -> 
     token, files = work.claim(database)
     work.alter(database, "UPDATE agents SET lease_until = started_at")
     agent = work.rows(database, models.agents)[0].id
-    assert work.call(database, store.expire_agents) == [agent]
+    assert work.call(database, store.expire_agents).agents == (agent,)
     with database.write() as connection:
         assert store.held(connection, token) == set()
     with pytest.raises(StateError):
         work.finish(database, token, [work.outcome(file) for file in files])
-    assert work.call(database, store.expire_agents) == []
+    assert work.call(database, store.expire_agents).agents == ()
     assert work.rows(database, models.attempts) == []
     assert work.states(database) == ["ToDo", "ToDo"]
     work.check(database)

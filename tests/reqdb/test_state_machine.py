@@ -117,8 +117,8 @@ class Ledger(RuleBasedStateMachine):
         progress = [store.Progress(token, files[0].id, 3) for token, files in mine.items() if files and begun]
         for lease in (30.0, -1.0):
             work.call(self.database, store.beat, agent, lease=lease, ticked=True, draining=False, progress=progress)
-        assert work.call(self.database, store.expire_agents) == [agent]
-        assert work.call(self.database, store.expire_agents) == []
+        assert work.call(self.database, store.expire_agents).agents == (agent,)
+        assert work.call(self.database, store.expire_agents).agents == ()
         for waiting in work.channels(self.database, kind)[:1]:
             assert work.place(self.database, agent, waiting) is None
         for token, files in mine.items():

@@ -19,6 +19,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from dtscore.errors import (
+    ChecksumMismatchError,
     DtsError,
     ElementFullError,
     ElementReadOnlyError,
@@ -29,7 +30,7 @@ from dtscore.errors import (
     UnsupportedError,
 )
 from storage import linux
-from storage.file import FileElement
+from storage.file import FileElement, FileWriter
 from tests.storage.conftest import Put
 from tests.storage.helpers import land_one
 from tests.storage.test_contract import read
@@ -221,6 +222,28 @@ def test_publish_without_renameat2(source: FileElement, put: Put, monkeypatch: p
     with pytest.raises(DtsError):
         source.publish(".t.part", "final", replace=False)
     assert everything(source) == [".t.part", "final"]
+
+
+def test_a_clone_is_verified_by_reading_it(
+    source: FileElement, put: Put, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where blocks are shared we write nothing; checksums come from the clone, and a wrong one is caught."""
+
+    def clone(reader: int, writer: int) -> bool:
+        return os.sendfile(writer, reader, 0, 1 << 30) > 0
+
+    put(source, PATH, b"content" * 1000)
+    (tmp_path / "target").mkdir()
+    target = FileElement("target", str(tmp_path / "target"))
+    monkeypatch.setattr(linux, "clone", clone)
+    monkeypatch.setattr(FileWriter, "write", None)
+    with pytest.raises(ChecksumMismatchError):
+        land_one(source, target, checksums=("adler32:1",))
+    assert everything(target) == []
+    landed = land_one(source, target)
+    assert landed.checksums["adler32"] == source.checksum(PATH, "adler32").value
+    assert landed.head == read(target, PATH) == b"content" * 1000
+    assert everything(target) == [PATH]
 
 
 def test_absolute_paths_below_the_root(source: FileElement) -> None:
