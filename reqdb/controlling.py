@@ -14,9 +14,9 @@ from dtscore.bulk import any_of
 from dtscore.database import now as database_now
 from dtscore.errors import NotFoundError, StateError
 from reqdb import models
-from reqdb.claiming import past_deadline
 from reqdb.counting import CANCELLED, EARLIER_STEP_UNFINISHED, MOVED, Tally, files_of
 from reqdb.events import note
+from reqdb.leasing import past_deadline
 from reqdb.states import ENDED, State, WaitsOn
 
 _DEADLINE = "deadline"

@@ -10,7 +10,7 @@ from sqlalchemy.engine import Connection, Row
 
 from dtscore.database import now as database_now
 from reqdb import models
-from reqdb.claiming import agent_label
+from reqdb.leasing import agent_label
 from reqdb.queries import counts_of, failures, of_request, request_row, unsized_operations
 from reqdb.states import ENDED, State
 from reqdb.views import Counts, Current, Progress, percent

@@ -12,7 +12,7 @@ from sqlalchemy.engine import Connection, Row
 
 from dtscore.bulk import any_of
 from reqdb import models
-from reqdb.claiming import agent_label
+from reqdb.leasing import agent_label
 from reqdb.queries import operation_rows, request_row
 
 

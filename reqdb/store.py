@@ -1,26 +1,17 @@
 """The door of the request database: the ONLY writer of state. Every function takes an open connection.
 
-Submitting, claiming, finishing and controlling lie in modules of those names; nothing outside this room imports them.
+Submitting, claiming, leasing, finishing and controlling lie in modules of those names, which nothing outside this room
+imports.
 """
 
 from __future__ import annotations
 
 from reqdb.claiming import (
-    AGENT_LOST,
     ClaimedFile,
-    Expired,
-    Heartbeat,
     Limits,
-    LostAttempt,
     OperationView,
-    Progress,
     Waiting,
-    agent_label,
-    beat,
     claim_files,
-    enter_agent,
-    expire_agents,
-    leave_agent,
     release,
     take_place,
     waiting_channels,
@@ -28,6 +19,18 @@ from reqdb.claiming import (
 from reqdb.controlling import Changed, cancel, find_request, needs_tending, retry, states_of, tend
 from reqdb.events import note
 from reqdb.finishing import Outcome, finish, hand_back, held, rest_channel, wake_channel
+from reqdb.leasing import (
+    AGENT_LOST,
+    Expired,
+    Heartbeat,
+    LostAttempt,
+    Progress,
+    agent_label,
+    beat,
+    enter_agent,
+    expire_agents,
+    leave_agent,
+)
 from reqdb.submitting import Submitted, submit
 
 __all__ = [
