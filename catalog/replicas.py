@@ -111,6 +111,14 @@ def withdraw(connection: Connection, lfn: str, element: str, *, last_copy: bool 
     return Withdrawn(removed, not others and (removed or not states) and forget(connection, lfn))
 
 
+def count_states(connection: Connection) -> dict[tuple[str, str], int]:
+    """Return the number of replicas by (element, state)."""
+    query = sa.select(replicas.c.element, replicas.c.state, sa.func.count()).group_by(
+        replicas.c.element, replicas.c.state
+    )
+    return {(element, state): number for element, state, number in connection.execute(query)}
+
+
 def _locked(connection: Connection, lfn: str) -> Row[Any] | None:
     return file_rows(connection, [lfn], lock="update").get(lfn)
 

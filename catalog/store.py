@@ -18,7 +18,7 @@ from catalog.records import (
     Withdrawn,
 )
 from catalog.register import ensure_folders, register
-from catalog.replicas import forget, mark, release, unregister, verified, withdraw
+from catalog.replicas import count_states, forget, mark, release, unregister, verified, withdraw
 from catalog.trash import drop_trash, due_trash, put_in_trash, trash_failed
 
 __all__ = [
@@ -31,6 +31,7 @@ __all__ = [
     "TrashItem",
     "Trashed",
     "Withdrawn",
+    "count_states",
     "drop_trash",
     "due_trash",
     "ensure_folders",

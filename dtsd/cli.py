@@ -61,6 +61,28 @@ def run(session: Session, names: tuple[str, ...]) -> None:
 
 @main.command()
 @command.options
+@click.argument("lfns", nargs=-1, required=True, metavar="LFN...")
+@click.option("--to", "folder", type=click.Path(path_type=Path), default=Path(), help="Folder to fetch into.")
+def get(session: Session, lfns: tuple[str, ...], folder: Path) -> None:
+    """Fetch files by their logical names into a folder (the present one), verified against the catalog.
+
+    \b
+    Example:
+      dts get /des/raw/2026-11-20/DECam_00000001.fits --to /tmp
+    """
+    from dtsd.fetch import fetch
+
+    fetched = []
+    for one in fetch(session.config, session.database, lfns, folder):
+        fetched.append(one)
+        if not session.json:
+            click.echo(one.path)
+    if session.json:
+        command.print_json(fetched)
+
+
+@main.command()
+@command.options
 def doctor(session: Session) -> int:
     """Look the whole site over: configuration, database, clock, disks, storage elements, agents, waiting files.
 

@@ -103,6 +103,8 @@ def _open_database(config: Config, database: Database) -> Iterator[Check]:
             yield Check("agents", *finding)
         for finding in health.waiting(connection):
             yield Check("waiting", *finding)
+        for finding in health.replicas(connection):
+            yield Check("replicas", *finding)
 
 
 def _disks(config: Config) -> Iterator[Check]:

@@ -6,21 +6,19 @@ Each function gives findings as (state, sentence, hint), in words for the person
 from __future__ import annotations
 
 from collections.abc import Iterator
-from datetime import datetime, timedelta, timezone
-from typing import Any, Literal
+from datetime import datetime, timezone
+from typing import Literal
 
-import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from catalog import store as catalog
 from dtscore.database import now
-from reqdb.models import agents as agents_table
-from reqdb.models import channels, files, requests
-from reqdb.store import agent_label
+from reqdb import backlog, fleet
 
 Finding = tuple[Literal["ok", "warn", "fail"], str, str]
 
 _CLOCK_SECONDS = 5.0
-_RECENT = timedelta(days=1)
+_RECENT = 86_400.0
 
 
 def durability(connection: Connection) -> Finding:
@@ -53,7 +51,7 @@ def clock(connection: Connection) -> Finding:
             f"this host's clock and the database's are {apart:.0f} s apart",
             "check time synchronisation on both",
         )
-    newest = connection.execute(sa.select(sa.func.max(requests.c.submitted_at))).scalar()
+    newest = backlog.newest_submission(connection)
     ahead = (newest - theirs).total_seconds() if newest else 0.0
     if ahead > _CLOCK_SECONDS:
         return (
@@ -66,96 +64,50 @@ def clock(connection: Connection) -> Finding:
 
 def agents(connection: Connection, heartbeat: float) -> Iterator[Finding]:
     """Name each agent that runs, hangs, or died within the last day."""
-    moment = now(connection)
-    table = agents_table
-    recent = sa.or_(table.c.state.in_(("Running", "Draining")), table.c.heartbeat_at > moment - _RECENT)
-    rows = connection.execute(
-        sa.select(table).where(recent, table.c.state != "Ended").order_by(table.c.kind, table.c.id)
-    )
-    found = [_agent(row, moment, heartbeat) for row in rows]
-    living = {kind for kind, finding in found if finding[0] == "ok"}
+    found = fleet.agents(connection, lost_within=_RECENT)
+    living = {agent.kind for agent in found if agent.condition == "ok"}
     if not found:
         yield "warn", "no agent runs", "start them with: dts run"
-    for kind, finding in found:
-        replaced = finding[0] == "fail" and kind in living
+    for agent in found:
+        finding = _agent(agent, heartbeat)
+        replaced = finding[0] == "fail" and agent.kind in living
         yield ("warn", f"{finding[1]}; another one works", finding[2]) if replaced else finding
 
 
-def _agent(row: Any, moment: datetime, heartbeat: float) -> tuple[str, Finding]:
-    label = agent_label(row.kind, row.node, row.pid, row.id)
-    silent = (moment - row.heartbeat_at).total_seconds()
-    still = (moment - row.ticked_at).total_seconds()
-    if row.state == "Lost" or row.lease_until < moment:
-        sentence = f"the agent {label} died: its last heartbeat was {silent:.0f} s ago"
-        return row.kind, ("fail", sentence, f"its files go back to ToDo; start it again: dts-agent run {row.kind}")
-    if still > 3 * row.poll_interval + 60 + heartbeat:
-        return row.kind, (
-            "fail",
-            f"the agent {label} hangs: its heart beats, but it has not looked for work for {still:.0f} s",
-            f"end process {row.pid} on {row.node}; its files go back to ToDo when its lease ends",
-        )
-    if silent > 3 * heartbeat:
-        return row.kind, (
-            "warn",
-            f"the agent {label} is late: its last heartbeat was {silent:.0f} s ago",
-            "look at its host",
-        )
-    doing = "drains" if row.state == "Draining" else "runs"
-    return row.kind, ("ok", f"the agent {label} {doing}, heartbeat {silent:.0f} s ago", "")
+def _agent(agent: fleet.AgentLine, heartbeat: float) -> Finding:
+    silent = f"{agent.heartbeat_age:.0f} s ago"
+    if agent.condition == "dead":
+        sentence = f"the agent {agent.label} died: its last heartbeat was {silent}"
+        return "fail", sentence, f"its files go back to ToDo; start it again: dts-agent run {agent.kind}"
+    if agent.condition == "hung":
+        sentence = f"the agent {agent.label} hangs: it beats, but its loop stands still for {agent.tick_age:.0f} s"
+        hint = f"end process {agent.pid} on {agent.node}; its files go back to ToDo when its lease ends"
+        return "fail", sentence, hint
+    if agent.heartbeat_age > 3 * heartbeat:
+        return "warn", f"the agent {agent.label} is late: its last heartbeat was {silent}", "look at its host"
+    doing = "drains" if agent.state == "Draining" else "runs"
+    return "ok", f"the agent {agent.label} {doing}, heartbeat {silent}", ""
 
 
 def waiting(connection: Connection) -> Iterator[Finding]:
     """Say how many files wait for what: an agent, a storage element that does not answer, a moment, an earlier step."""
     moment = now(connection)
-    living = set(
-        connection.execute(
-            sa.select(agents_table.c.kind).where(
-                agents_table.c.state.in_(("Running", "Draining")), agents_table.c.lease_until >= moment
-            )
-        ).scalars()
-    )
-    found = [_channel(row, moment, living) for row in connection.execute(_ready_by_channel())]
-    found += [_queued(row.waits_on, row.number) for row in connection.execute(_queued_by_reason())]
+    living = {agent.kind for agent in fleet.agents(connection) if agent.condition != "dead"}
+    found = [_channel(line, moment, living) for line in backlog.ready_by_channel(connection)]
+    found += [_queued(waits_on, number) for waits_on, number in backlog.queued_by_reason(connection).items()]
     yield from found or [("ok", "no file waits", "")]
 
 
-def _ready_by_channel() -> sa.Select[Any]:
-    # the literal state lets both databases use the partial index
-    ready = sa.text("files.state = 'ToDo'")
-    columns = (
-        channels.c.type,
-        channels.c.source,
-        channels.c.target,
-        channels.c.node,
-        channels.c.rests_until,
-        channels.c.error,
-    )
-    joined = files.join(channels, files.c.channel_id == channels.c.id)
-    return (
-        sa.select(*columns, sa.func.count().label("number"))
-        .select_from(joined)
-        .where(ready)
-        .group_by(channels.c.id, *columns)
-        .order_by(channels.c.id)
-    )
-
-
-def _queued_by_reason() -> sa.Select[Any]:
-    number = sa.func.count().label("number")
-    queued = sa.text("state = 'Queued'")
-    return sa.select(files.c.waits_on, number).where(queued).group_by(files.c.waits_on).order_by(files.c.waits_on)
-
-
-def _channel(row: Any, moment: datetime, living: set[str]) -> Finding:
-    way = " → ".join(name for name in (row.source, row.target) if name) or "any storage element"
-    many = f"{row.number} file{'s wait' if row.number != 1 else ' waits'} for {row.type} ({way})"
-    if row.rests_until is not None and row.rests_until > moment:
-        seconds = (row.rests_until - moment).total_seconds()
-        return "warn", f"{many}: tried again in {seconds:.0f} s after: {row.error}", "dts se check"
-    if row.type not in living:
-        return "fail", f"{many}, but no {row.type} agent runs", f"dts-agent run {row.type}"
-    if row.node:
-        return "ok", f"{many} on node {row.node}", ""
+def _channel(line: backlog.ChannelBacklog, moment: datetime, living: set[str]) -> Finding:
+    way = " → ".join(name for name in (line.source, line.target) if name) or "any storage element"
+    many = f"{line.files} file{'s wait' if line.files != 1 else ' waits'} for {line.type} ({way})"
+    if line.rests_until is not None and line.rests_until > moment:
+        seconds = (line.rests_until - moment).total_seconds()
+        return "warn", f"{many}: tried again in {seconds:.0f} s after: {line.error}", "dts se check"
+    if line.type not in living:
+        return "fail", f"{many}, but no {line.type} agent runs", f"dts-agent run {line.type}"
+    if line.node:
+        return "ok", f"{many} on node {line.node}", ""
     return "ok", many, ""
 
 
@@ -169,3 +121,14 @@ _REASONS = {
 def _queued(waits_on: str, number: int) -> Finding:
     reason = _REASONS.get(waits_on, f"for: {waits_on}")
     return "ok", f"{number} files wait {reason}", ""
+
+
+def replicas(connection: Connection) -> Iterator[Finding]:
+    """Name the storage elements whose replicas were found bad, or turned out bad while they were read."""
+    counts = catalog.count_states(connection)
+    for (element, state), number in sorted(counts.items()):
+        if state in ("Bad", "Suspect"):
+            look = f"dts-catalog find \"element='{element}' and state='{state}'\""
+            yield "warn", f"{number} replicas on {element} are {state}", f"list them: {look}; then verify or replicate"
+    if not any(state in ("Bad", "Suspect") for _, state in counts):
+        yield "ok", f"{sum(counts.values())} replicas, none of them Bad or Suspect", ""

@@ -14,6 +14,7 @@ import sqlalchemy as sa
 from click.testing import Result
 from sqlalchemy.engine import Connection
 
+from catalog import store as catalog
 from dtscore.config import load
 from dtscore.database import Database, now
 from dtsd import doctor, health
@@ -246,3 +247,16 @@ def test_se_list_shows_the_elements(site: Path, dts: Dts) -> None:
     assert found["local"]["options"]["root"] == str(site / "local")
     assert found["s"]["options"]["secret"] == "(hidden)"
     assert "t0psecret" not in dts(site, "se", "list").stdout
+
+
+def test_bad_replicas_are_named(connection: Connection) -> None:
+    """The doctor counts the replicas that are Bad or Suspect on each element, and says how to list them."""
+    assert [finding[0] for finding in health.replicas(connection)] == ["ok"]
+    good = catalog.Registration("/a/b", 1, "adler32:00000001", "archive", "a/b", "full")
+    catalog.register(connection, [good])
+    catalog.mark(connection, "/a/b", "archive", "Bad", "flipped bit")
+    ((state, sentence, hint),) = health.replicas(connection)
+    assert (state, sentence) == ("warn", "1 replicas on archive are Bad")
+    assert "dts-catalog find" in hint
+    found = catalog.find(connection, hint.split('"')[1])
+    assert [entry.lfn for entry in found] == ["/a/b"]
