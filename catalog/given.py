@@ -74,6 +74,16 @@ def given_values(postgres: bool, values: Mapping[str, Sequence[Any]]) -> dict[st
     return {"given_rows": json.dumps(list(zip(*values.values(), strict=True)), separators=(",", ":"))}
 
 
-def upsert(connection: Connection, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
+def upsert(postgres: bool, table: sa.Table) -> postgresql.Insert | sqlite.Insert:
     """Return the dialect's INSERT, the one that knows ON CONFLICT."""
-    return postgresql.insert(table) if connection.dialect.name == "postgresql" else sqlite.insert(table)
+    return postgresql.insert(table) if postgres else sqlite.insert(table)
+
+
+def compiled(postgres: bool, statement: sa.Insert, *moments: str) -> sa.TextClause:
+    """Return an INSERT … SELECT as text, to be built and compiled once: SQLAlchemy does not cache this kind.
+
+    `moments` are the names of its parameters that take datetimes.
+    """
+    dialect = postgresql.dialect(paramstyle="named") if postgres else sqlite.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
+    text = sa.text(str(statement.compile(dialect=dialect)))
+    return text.bindparams(*(sa.bindparam(name, type_=UtcDateTime()) for name in moments))

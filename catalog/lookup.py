@@ -127,8 +127,14 @@ def _possible(lfn: str) -> bool:
 
 
 def _files_from(wanted: sa.FromClause) -> sa.FromClause:
-    at_name = (files.c.folder_id == folders.c.id) & (files.c.name == wanted.c.name)
-    return wanted.join(folders, folders.c.path == wanted.c.folder).join(files, at_name)
+    """Join the wanted names to their files, each found by its whole key.
+
+    As a plain join PostgreSQL may, before it has statistics, read the whole folder for every name: 300 ms for 100.
+    """
+    named = files.alias("named")
+    by_key = sa.select(named.c.id).where(named.c.folder_id == folders.c.id, named.c.name == wanted.c.name)
+    number = by_key.correlate(folders, wanted).scalar_subquery()
+    return wanted.join(folders, folders.c.path == wanted.c.folder).join(files, files.c.id == number)
 
 
 def _pairs(postgres: bool, lfns: Sequence[str]) -> dict[str, Any]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
@@ -11,14 +12,14 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection, Row
 
-from catalog.given import CHUNK, given, upsert
+from catalog.given import CHUNK, compiled, given_shape, given_values, upsert
 from catalog.lookup import file_rows
 from catalog.models import catalog_files as files
 from catalog.models import catalog_folders as folders
 from catalog.models import catalog_metadata as headers
 from catalog.models import catalog_replicas as replicas
 from catalog.records import Conflict, Registration
-from dtscore.database import now
+from dtscore.database import UtcDateTime, now
 from dtscore.errors import UsageError
 from dtscore.names import check_element_name, check_lfn, check_pfn, split_lfn
 
@@ -117,19 +118,22 @@ def _insert_files(connection: Connection, wanted: list[Registration], moment: da
     """Insert the files that are not known yet, in the order of their names: two agents never wait in a circle."""
     pairs = [split_lfn(registration.lfn) for registration in wanted]
     numbers = ensure_folders(connection, {folder for folder, _ in pairs})
-    rows = given(
-        connection,
-        {
-            "folder_id": (sa.BigInteger(), [numbers[folder] for folder, _ in pairs]),
-            "name": (sa.Text(), [name for _, name in pairs]),
-            "size": (sa.BigInteger(), [registration.size for registration in wanted]),
-            "checksum": (sa.Text(), [registration.checksum for registration in wanted]),
-        },
-    )
-    chosen = sa.select(*rows.c, sa.literal(moment, files.c.registered_at.type)).where(sa.true())
-    names = [*rows.c.keys(), "registered_at"]
-    statement = upsert(connection, files).from_select(names, chosen).on_conflict_do_nothing()
-    connection.execute(statement)
+    values: dict[str, Sequence[Any]] = {
+        "folder_id": [numbers[folder] for folder, _ in pairs],
+        "name": [name for _, name in pairs],
+        "size": [registration.size for registration in wanted],
+        "checksum": [registration.checksum for registration in wanted],
+    }
+    postgres = connection.dialect.name == "postgresql"
+    connection.execute(_files_insert(postgres), {**given_values(postgres, values), "moment": moment})
+
+
+@functools.cache
+def _files_insert(postgres: bool) -> sa.TextClause:
+    rows = given_shape(postgres, {name: files.c[name].type for name in ("folder_id", "name", "size", "checksum")})
+    chosen = sa.select(*rows.c, sa.bindparam("moment", type_=UtcDateTime())).where(sa.true())
+    statement = upsert(postgres, files).from_select([*rows.c.keys(), "registered_at"], chosen)
+    return compiled(postgres, statement.on_conflict_do_nothing(), "moment")
 
 
 def ensure_folders(connection: Connection, paths: Iterable[str]) -> dict[str, int]:
@@ -159,16 +163,30 @@ def _folder_numbers(connection: Connection, paths: Iterable[str]) -> dict[str, i
     asked = sorted(paths)
     if not asked:
         return {}
-    rows = given(connection, {"path": (sa.Text(), asked)})
-    query = sa.select(folders.c.path, folders.c.id).select_from(rows.join(folders, folders.c.path == rows.c.path))
-    return {row.path: row.id for row in connection.execute(query)}
+    postgres = connection.dialect.name == "postgresql"
+    found = connection.execute(_folders_by_path(postgres), given_values(postgres, {"path": asked}))
+    return {row.path: row.id for row in found}
+
+
+@functools.cache
+def _folders_by_path(postgres: bool) -> sa.Select[Any]:
+    rows = given_shape(postgres, {"path": sa.Text()})
+    return sa.select(folders.c.path, folders.c.id).select_from(rows.join(folders, folders.c.path == rows.c.path))
 
 
 def _insert_folders(connection: Connection, paths: list[str], known: Mapping[str, int]) -> None:
     parents = [None if path == "/" else known[split_lfn(path)[0]] for path in paths]
-    rows = given(connection, {"path": (sa.Text(), paths), "parent_id": (sa.BigInteger(), parents)})
+    postgres = connection.dialect.name == "postgresql"
+    values = given_values(postgres, {"path": paths, "parent_id": parents})
+    connection.execute(_folders_insert(postgres), values)
+
+
+@functools.cache
+def _folders_insert(postgres: bool) -> sa.TextClause:
+    rows = given_shape(postgres, {"path": sa.Text(), "parent_id": sa.BigInteger()})
     chosen = sa.select(rows.c.path, rows.c.parent_id).where(sa.true())
-    connection.execute(upsert(connection, folders).from_select(["path", "parent_id"], chosen).on_conflict_do_nothing())
+    statement = upsert(postgres, folders).from_select(["path", "parent_id"], chosen)
+    return compiled(postgres, statement.on_conflict_do_nothing())
 
 
 def _choose_replacements(part: list[Registration], known: Mapping[str, Row[Any]]) -> dict[str, Registration]:
@@ -212,28 +230,31 @@ def _insert_replicas(
     if not unique:
         return
     keys = sorted(unique)
-    rows = given(
-        connection,
-        {
-            "file_id": (sa.BigInteger(), [number for number, _ in keys]),
-            "element": (sa.Text(), [element for _, element in keys]),
-            "pfn": (sa.Text(), [unique[key].pfn for key in keys]),
-            "depth": (sa.Text(), [unique[key].depth for key in keys]),
-        },
-    )
-    moment_type = replicas.c.registered_at.type
-    verified = sa.literal(moment if state == "Good" else None, moment_type)
-    values = {"state": sa.literal(state), "registered_at": sa.literal(moment, moment_type), "verified_at": verified}
-    chosen = sa.select(*rows.c, *values.values()).where(sa.true())
-    statement = upsert(connection, replicas).from_select([*rows.c.keys(), *values], chosen)
+    values: dict[str, Sequence[Any]] = {
+        "file_id": [number for number, _ in keys],
+        "element": [element for _, element in keys],
+        "pfn": [unique[key].pfn for key in keys],
+        "depth": [unique[key].depth for key in keys],
+    }
+    postgres = connection.dialect.name == "postgresql"
+    verified = moment if state == "Good" else None
+    parameters = {**given_values(postgres, values), "moment": moment, "verified": verified}
+    connection.execute(_replicas_insert(postgres, state), parameters)
+
+
+@functools.cache
+def _replicas_insert(postgres: bool, state: str) -> sa.TextClause:
+    rows = given_shape(postgres, {name: replicas.c[name].type for name in ("file_id", "element", "pfn", "depth")})
+    moments = (sa.bindparam(name, type_=UtcDateTime()) for name in ("moment", "verified"))
+    chosen = sa.select(*rows.c, sa.literal_column(f"'{state}'"), *moments).where(sa.true())
+    names = [*rows.c.keys(), "state", "registered_at", "verified_at"]
+    statement = upsert(postgres, replicas).from_select(names, chosen)
     if state != "Good":
-        connection.execute(statement.on_conflict_do_nothing())
-        return
+        return compiled(postgres, statement.on_conflict_do_nothing(), "moment", "verified")
     renewed = {name: statement.excluded[name] for name in ("pfn", "state", "verified_at", "depth")}
-    key = ["file_id", "element"]
-    connection.execute(
-        statement.on_conflict_do_update(index_elements=key, set_={**renewed, "error": "", "state_before": ""})
-    )
+    cleared: dict[str, Any] = {"error": sa.literal_column("''"), "state_before": sa.literal_column("''")}
+    statement = statement.on_conflict_do_update(index_elements=["file_id", "element"], set_={**renewed, **cleared})
+    return compiled(postgres, statement, "moment", "verified")
 
 
 def _write_headers(connection: Connection, accepted: list[Registration], known: Mapping[str, Row[Any]]) -> None:
@@ -244,6 +265,6 @@ def _write_headers(connection: Connection, accepted: list[Registration], known: 
         {"file_id": number, **dict(zip(_HEADER_NAMES, _header_values(found[number]), strict=True))}
         for number in sorted(found)
     ]
-    statement = upsert(connection, headers)
+    statement = upsert(connection.dialect.name == "postgresql", headers)
     renewed = {name: statement.excluded[name] for name in _HEADER_NAMES}
     connection.execute(statement.on_conflict_do_update(index_elements=["file_id"], set_=renewed), rows)

@@ -16,7 +16,7 @@ from dtscore.database import now
 
 def put_in_trash(connection: Connection, item: Trashed) -> None:
     """Write down that a file lies in the trash; the same path on the same element is written down once."""
-    statement = upsert(connection, trash).values(
+    statement = upsert(connection.dialect.name == "postgresql", trash).values(
         lfn=item.lfn,
         element=item.element,
         path=item.trash_path,

@@ -232,6 +232,10 @@ def _sqlite_engine(url: sa.URL, *, write: bool) -> Engine:
 
 
 def _postgres_engine(url: sa.URL) -> Engine:
+    """Make the engine; plans are made anew for each execution.
+
+    A generic plan that was made while a table was empty scans it whole when it has grown: 110 ms instead of 1.
+    """
     return sa.create_engine(
         url,
         isolation_level="READ COMMITTED",
@@ -240,7 +244,7 @@ def _postgres_engine(url: sa.URL) -> Engine:
         max_overflow=32,
         connect_args={
             "connect_timeout": 5,
-            "options": "-c timezone=UTC -c lock_timeout=30s",
+            "options": "-c timezone=UTC -c lock_timeout=30s -c plan_cache_mode=force_custom_plan",
             "application_name": "dts",
         },
     )
