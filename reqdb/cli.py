@@ -185,6 +185,7 @@ def _site_limits(session: command.Session) -> SiteLimits:
         elements={name: element.limit for name, element in config.elements.items()},
         workers={kind: config.agent(kind).workers for kind in OPERATION_TYPES},
         attempts=config.retry.attempts,
+        nodes={name: element.options.get("node", "") for name, element in config.elements.items()},
     )
 
 

@@ -36,9 +36,17 @@ class _Group:
         return [claim for claim in self.scene.claims if claim.channel_id == self.channel.id]
 
     @property
+    def nodes(self) -> list[str]:
+        """The nodes that alone may work on the channel: the operation's, and those its elements are pinned to."""
+        pinned = [self.scene.limits.nodes.get(name, "") for name in (self.channel.source, self.channel.target)]
+        return sorted({node for node in (self.channel.node, *pinned) if node})
+
+    @property
     def agents(self) -> list[Row[Any]]:
         """The live agents that may claim from the channel."""
-        return self.scene.live_agents(self.channel.type, self.channel.node)
+        if len(self.nodes) > 1:
+            return []
+        return self.scene.live_agents(self.channel.type, "".join(self.nodes))
 
 
 def todo_reasons(scene: Scene) -> list[Reason]:
@@ -73,7 +81,11 @@ def _todo_words(group: _Group) -> Words:
 def _no_agent(group: _Group) -> Words | None:
     if group.agents:
         return None
-    kind, node = group.channel.type, group.channel.node
+    if len(group.nodes) > 1:
+        nodes = " and ".join(group.nodes)
+        why = f"no agent can reach it: the operation and its storage elements belong to the nodes {nodes}"
+        return why, "say in two operations which way the files take: dts-request cancel this one and submit another"
+    kind, node = group.channel.type, "".join(group.nodes)
     where = f" on node {node}" if node else ""
     starts = f"start one{where}: dts-agent run {kind} (or all of them: dts run)"
     for agent in group.scene.agents:
@@ -83,7 +95,7 @@ def _no_agent(group: _Group) -> Words | None:
             late = f"ended at {group.scene.at(agent.lease_until)} without a heartbeat"
             return f"{label_of(agent)}, the only {kind} agent{where}, is dead or cut off: its lease {late}", starts
     others = {agent.node for agent in group.scene.live_agents(kind)}
-    elsewhere = f" (there are some on {', '.join(sorted(others))}, but the operation is for {node})" if others else ""
+    elsewhere = f" (there are some on {', '.join(sorted(others))}, but this belongs to {node})" if others else ""
     return f"no {kind} agent runs{where}{elsewhere}", starts
 
 

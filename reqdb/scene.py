@@ -25,13 +25,15 @@ class SiteLimits:
     """What the site's configuration says about places: an explanation cannot see it in the database.
 
     `channel` gives the limit from a source to a target, `elements` that of each storage element, `workers` the workers
-    of each kind of agent (0 or absent: unknown); `attempts` is how often a temporary error is tried.
+    of each kind of agent (0 or absent: unknown); `attempts` is how often a temporary error is tried; `nodes` names the
+    node that alone reaches a storage element, where there is one.
     """
 
     channel: Callable[[str, str], int] = _unlimited
     elements: Mapping[str, int] = field(default_factory=dict)
     workers: Mapping[str, int] = field(default_factory=dict)
     attempts: int = 5
+    nodes: Mapping[str, str] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, slots=True)

@@ -57,6 +57,16 @@ def test_no_agent(database: Database) -> None:
     assert "on node dtn2" in reason.frees
 
 
+def test_elements_pinned_to_a_node(database: Database) -> None:
+    """A storage element that one node alone reaches is named, and two that no node reaches are told as such."""
+    number = submit(database, transfer(1))
+    FakeAgent(database)
+    pinned = SiteLimits(nodes={"archive": "dtn2"})
+    assert "no transfer agent runs on node dtn2 (there are some on dtn1" in _only(database, number, pinned).why
+    apart = SiteLimits(nodes={"archive": "dtn2", "local": "dtn3"})
+    assert "dtn2 and dtn3" in _only(database, number, apart).why
+
+
 def test_agents_that_do_not_claim(database: Database) -> None:
     """An agent that drains, has died or hangs is named as what is in the way."""
     number = submit(database, transfer(1))
