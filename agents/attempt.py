@@ -73,7 +73,7 @@ class Attempt:
         progressed: Callable[[int], None],
         time_limit: Callable[[int], float],
     ) -> None:
-        """`check` raises when the file must be left alone; `time_limit` gives the seconds allowed for a size in bytes."""
+        """`check` raises when the file must be left alone; `time_limit` gives the seconds allowed for so many bytes."""
         self.file = file
         self.entry = entry
         self.token = token

@@ -142,7 +142,7 @@ class ImportAgent(Agent):
         return self._adopted_as(running, submitted)
 
     def _adopt(self, path: Path, *, fresh: bool = False) -> str:
-        """Submit a file that lies in Running/; one that came to be there by a crash is submitted again, to no effect."""
+        """Submit a file that lies in Running/; what a crash left there is submitted again, to no effect."""
         try:
             submitted = self._submit(self._read(path), _owner_of(path), path.name)
         except _REFUSALS as error:

@@ -53,7 +53,8 @@ def judge(agent: ClaimingAgent, lease: Lease, attempt: Attempt, waiting: Waiting
         return Ended(_done(lease, attempt, achieved, started, seconds), achieved, attempt.changes)
     _say(attempt, error)
     outage = error.message if error.outage and (error.scope is not Scope.SOURCE or waiting.source) else ""
-    return Ended(_not_done(agent.services.policy, lease, attempt, error, started, seconds), None, attempt.changes, outage)
+    outcome = _not_done(agent.services.policy, lease, attempt, error, started, seconds)
+    return Ended(outcome, None, attempt.changes, outage)
 
 
 def _perform(agent: ClaimingAgent, attempt: Attempt) -> tuple[Achieved | None, WorkError | None]:
@@ -114,4 +115,5 @@ def _next_state(policy: RetryPolicy, attempt: Attempt, error: WorkError) -> tupl
 def _say(attempt: Attempt, error: WorkError) -> None:
     quiet = isinstance(error, (WorkCancelledError, DrainedError))
     say = log.info if quiet else log.warning
-    say("attempt ended", lfn=attempt.file.lfn, target=attempt.file.target, error_class=error.error_class, error=error.message)
+    file = attempt.file
+    say("attempt ended", lfn=file.lfn, target=file.target, error_class=error.error_class, error=error.message)

@@ -31,7 +31,7 @@ FLUSH_SECONDS = 0.5
 """A file that is done is committed at the latest this long after, together with its neighbours."""
 
 TURN_SECONDS = 2.0
-"""After this long a worker gives its place up at the end of a file, so that priorities and other channels count again."""
+"""After this long a worker gives its place up at the end of a file: priorities and other channels count again."""
 
 log = structlog.get_logger()
 
@@ -137,7 +137,7 @@ class Place:
         return self._agent.draining or time.monotonic() > self._turn_ends
 
     def _attempt(self, file: ClaimedFile, entry: Entry | None) -> Ended:
-        """Make one attempt and judge how it ended; LeaseLostError goes to the caller, for nothing may be written then."""
+        """Make one attempt and judge how it ended; LeaseLostError passes, for nothing may be written then."""
         self._current, self._bytes, self._heard_at = file, 0, time.monotonic()
         attempt = Attempt(
             file, self.token, entry=entry, check=lambda: self._check(file), progressed=self._progressed,

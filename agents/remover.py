@@ -72,7 +72,7 @@ class Remover:
         lfn, last_copy = attempt.file.lfn, _last_copy(attempt)
         entry = self._fenced(attempt, lambda connection: begin_removal(connection, lfn, elements, last_copy=last_copy))
         if entry is None:
-            raise FileMissingError(f"{lfn} was just dropped from the catalog", "nothing is to be done", scope=Scope.FILE)
+            raise FileMissingError(f"{lfn} was just dropped from the catalog", "see dts-catalog show", scope=Scope.FILE)
         return entry
 
     def _fenced(self, attempt: Attempt, work: Callable[[Connection], T]) -> T:
@@ -107,7 +107,8 @@ class Remover:
         element, pfn = self._manager.element(target), attempt.file.pfn or default_pfn(lfn)
         found = element.find(pfn) or element.find(element.trash_path(pfn, _label(attempt.file)))
         if found is None:
-            raise FileMissingError(f"{lfn} is not in the catalog, nor {pfn} on {target}", "check the name", element=target)
+            message = f"{lfn} is not in the catalog, and there is no {pfn} on {target}"
+            raise FileMissingError(message, "check the name", element=target)
         if not _last_copy(attempt):
             raise LastCopyError(
                 f"{lfn} is not in the catalog: {pfn} on {target} may be its only copy",

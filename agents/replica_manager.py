@@ -139,7 +139,13 @@ class ReplicaManager:
             _remove_cached(folder / cached)
 
     def _copy(
-        self, attempt: Attempt, origin: StorageElement, pfn: str, target: StorageElement, path: str, proven: Landed | None = None
+        self,
+        attempt: Attempt,
+        origin: StorageElement,
+        pfn: str,
+        target: StorageElement,
+        path: str,
+        proven: Landed | None = None,
     ) -> Landed:
         expected = expected_checksums(attempt)
         if proven is not None:
@@ -172,7 +178,7 @@ class ReplicaManager:
                 lfn=attempt.file.lfn, size=landed.size, checksum=checksum, element=attempt.file.target,
                 pfn=default_pfn(attempt.file.lfn), depth=landed.depth, metadata=harvest(landed.head),
                 replace=attempt.overwrite,
-            )  # fmt: skip
+            )
         )
         moved = landed.size if landed.moved else 0
         return Achieved(landed.size, checksum, moved, source.element, landed.protocol, landed.seconds)
@@ -241,8 +247,9 @@ class ReplicaManager:
         before = element.stat(pfn)
         if before.size != entry.size:
             raise SizeMismatchError(
-                f"{pfn} on {element_name} has {before.size} bytes, not {entry.size}", "replicate it again", element=element_name
-            )
+                f"{pfn} on {element_name} has {before.size} bytes, not {entry.size}", "replicate it again",
+                element=element_name,
+            )  # fmt: skip
         algorithm = parse(entry.checksum).algorithm
         found = self.digest(attempt, element, pfn, before, {algorithm})[algorithm]
         _compare_checksum(attempt, element_name, entry.checksum, found)
@@ -346,15 +353,17 @@ def _compare_size(attempt: Attempt, element: str, size: int) -> None:
     expected = expected_size(attempt)
     if expected is not None and size != expected:
         raise SizeMismatchError(
-            f"{attempt.file.lfn} has {size} bytes on {element}, not {expected}", "see which one is right", element=element
-        )
+            f"{attempt.file.lfn} has {size} bytes on {element}, not {expected}", "see which one is right",
+            element=element,
+        )  # fmt: skip
 
 
 def _compare_checksum(attempt: Attempt, element: str, expected: str, found: str) -> None:
     if expected != found:
         raise ChecksumMismatchError(
-            f"{attempt.file.lfn} on {element} has {found}, not {expected}", "replicate it from a good copy", element=element
-        )
+            f"{attempt.file.lfn} on {element} has {found}, not {expected}", "replicate it from a good copy",
+            element=element,
+        )  # fmt: skip
 
 
 def _worst(attempt: Attempt, errors: Sequence[WorkError]) -> WorkError:

@@ -171,7 +171,7 @@ class Runner:
 
     def run(self) -> None:
         """Work until SIGTERM, SIGINT or `stop`; then drain within the configured grace."""
-        listener = Listener(self._config.run.folder, self._wake)
+        listener = self._listen()
         self._keeper.start()
         for loop in self._loops.values():
             loop.start()
@@ -181,8 +181,17 @@ class Runner:
             while not self._stop.wait(timeout=1.0):
                 pass
         finally:
-            listener.close()
+            if listener is not None:
+                listener.close()
             self._drain()
+
+    def _listen(self) -> Listener | None:
+        """Hear pokes, where the run folder can be used: without them work is found by polling."""
+        try:
+            return Listener(self._config.run.folder, self._wake)
+        except OSError as error:
+            log.warning("pokes are not heard", folder=str(self._config.run.folder), error=str(error))
+            return None
 
     def handle_signals(self) -> None:
         """Drain on SIGTERM and SIGINT; for the main thread only."""

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterable
 from datetime import timedelta
 
 import structlog
+from sqlalchemy.engine import Connection
 
 from agents.services import Services
 from catalog import store as catalog
@@ -58,8 +59,11 @@ def _purge(services: Services, item: TrashItem) -> DtsError | None:
 def _write(services: Services, purged: list[int], kept: Iterable[tuple[int, DtsError]]) -> None:
     if not purged and not kept:
         return
-    with services.database.write() as connection:
+
+    def write(connection: Connection) -> None:
         catalog.drop_trash(connection, purged)
         again = now(connection) + _AGAIN
         for number, error in kept:
             catalog.trash_failed(connection, number, error.message, again)
+
+    services.database.run(write)

@@ -115,11 +115,16 @@ _COLUMNS: Mapping[str, Sequence[str]] = {
     ),
     "events": ("at", "kind", "message"),
 }  # fmt: skip
+_ON_TERMINAL: Mapping[str, Sequence[str]] = {
+    "files": ("id", "target", "state", "size", "lfn", "error_class"),
+    "attempts": ("file_id", "attempt", "outcome", "started_at", "target", "lfn", "error_class"),
+}
+"""Narrower: whole messages, folded into a column of a few characters, cannot be read; show and explain tell them."""
 
 
 def _part(name: str, rows: Sequence[Any], limit: int) -> None:
     click.echo(f"\n{name}")
-    columns = _COLUMNS[name]
+    columns = _ON_TERMINAL.get(name, _COLUMNS[name]) if sys.stdout.isatty() else _COLUMNS[name]
     cells = ([getattr(row, column) for column in columns] for row in rows)
     table([column.replace("_", " ") for column in columns], cells)
     if len(rows) == limit:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from dtscore.config import Config, load
 from dtscore.database import Database
 from reqdb import store
 from reqdb.spec import FileSpec, OperationSpec, RequestSpec
+from tests.services import S3Server, SshServer
 
 QUICK: Mapping[str, str] = {
     "agents.poll_interval": "0.3 s",
@@ -67,6 +69,35 @@ class Site:
         self.path.parent.mkdir(exist_ok=True)
         self.path.write_text("\n".join(lines))
 
+    def add(self, name: str, **options: str) -> None:
+        """Add a storage element and write the configuration; a file element's folder is made."""
+        if options.setdefault("type", "file") == "file":
+            options.setdefault("root", str(self.folder / name))
+            Path(options["root"]).mkdir(exist_ok=True)
+        self.elements[name] = options
+        self.write()
+
+    def add_sftp(self, name: str, server: SshServer, **options: str) -> None:
+        """Add an element on a real SSH server."""
+        known = {
+            "type": "sftp", "host": server.host, "port": str(server.port), "user": server.user,
+            "key_file": str(server.key), "known_hosts": str(server.known_hosts), "root": str(server.root),
+        }  # fmt: skip
+        self.add(name, **{**known, **options})
+
+    def add_s3(self, name: str, server: S3Server) -> None:
+        """Add an element on a real S3 endpoint."""
+        secrets = {}
+        for key, secret in (("key_file", server.access_key), ("secret_file", server.secret_key)):
+            path = self.folder / f"{name}.{key}"
+            path.write_text(secret)
+            path.chmod(0o600)
+            secrets[key] = str(path)
+        self.add(
+            name, type="fsspec", url=f"s3://{server.bucket}/dts", option_endpoint_url=server.endpoint,
+            option_client_kwargs='{"region_name": "us-east-1"}', **secrets,
+        )  # fmt: skip
+
     @property
     def config(self) -> Config:
         """The configuration as the agents read it."""
@@ -96,6 +127,39 @@ class Site:
         """Let agents do all work there is now."""
         return runner.once(self.config, names or ("transfer", "register", "remove", "verify"))
 
+    def settle(self, request_id: int, *names: str, seconds: float = 20.0) -> str:
+        """Run agents again and again, as cron does, until a request has ended; return its state."""
+        deadline = time.monotonic() + seconds
+        while (state := self.state(request_id)) not in ("Done", "Failed", "Cancelled"):
+            assert time.monotonic() < deadline, f"{state} after {seconds} s: {self.rows('SELECT * FROM files')}"
+            self.once(*names)
+            time.sleep(0.1)
+        return state
+
+    def replicas(self, lfn: str) -> dict[str, str]:
+        """Return the states of a file's replicas by element."""
+        entry = self.entry(lfn)
+        return {replica.element: replica.state for replica in entry.replicas} if entry else {}
+
+    def failure(self) -> tuple[str, str, int]:
+        """Return error class, error and attempts of the only file that failed."""
+        (row,) = self.rows("SELECT error_class, error, attempts FROM files WHERE state = 'Failed'")
+        return row[0], row[1], row[2]
+
+    def dying(self, module: str, name: str, *agents: str) -> None:
+        """Run agents once in a process that is killed (SIGKILL) at its first call of a function of a module."""
+        program = (
+            "import importlib, os, signal, sys\n"
+            "from pathlib import Path\n"
+            "from agents import runner\n"
+            "from dtscore.config import load\n"
+            f"module = importlib.import_module({module!r})\n"
+            f"setattr(module, {name!r}, lambda *_, **__: os.kill(os.getpid(), signal.SIGKILL))\n"
+            f"runner.once(load(Path({str(self.path)!r})), {agents!r})\n"
+        )
+        done = subprocess.run([sys.executable, "-c", program], check=False, capture_output=True, timeout=60)
+        assert done.returncode == -signal.SIGKILL, done.stderr.decode()
+
     def rows(self, query: str) -> list[Any]:
         """Return the rows of a plain SQL query."""
         database = self.database()
@@ -107,7 +171,7 @@ class Site:
 
     def state(self, request_id: int) -> str:
         """Return a request's state."""
-        found: str = self.rows(f"SELECT state FROM requests WHERE id = {int(request_id)}")[0][0]  # noqa: S608
+        found: str = self.rows(f"SELECT state FROM requests WHERE id = {int(request_id)}")[0][0]
         return found
 
     def entry(self, lfn: str) -> Entry | None:
@@ -148,7 +212,8 @@ def until(condition: Callable[[], bool], seconds: float, story: Callable[[], str
 
 def transfer(files: Sequence[FileSpec], *targets: str, source: str | None = "local", **options: str) -> OperationSpec:
     """Return a transfer operation."""
-    return OperationSpec("transfer", tuple(files), source, targets or ("archive",), None, tuple(sorted(options.items())))
+    pairs = tuple(sorted(options.items()))
+    return OperationSpec("transfer", tuple(files), source, targets or ("archive",), None, pairs)
 
 
 def operation(kind: str, lfns: Sequence[str], *targets: str, **options: str) -> OperationSpec:

@@ -59,8 +59,8 @@ def test_an_agent_that_was_killed_is_followed_by_the_next(site: Site) -> None:
     for _ in range(3):
         process = site.start("transfer")
         done = site.rows("SELECT done FROM requests")[0][0]
-        until(lambda: site.rows("SELECT running FROM requests")[0][0] > 0 or site.state(request) == "Done", 20, site.log)
-        until(lambda: len(list((site.folder / "archive").rglob("*.fits"))) > done, 20, site.log)
+        until(lambda: site.rows("SELECT running FROM requests") > [(0,)] or site.state(request) == "Done", 20, site.log)
+        until(lambda done=done: len(list((site.folder / "archive").rglob("*.fits"))) > done, 20, site.log)
         process.kill()
         process.wait()
     process = site.start("transfer")
@@ -80,10 +80,12 @@ def test_an_agent_that_was_killed_is_followed_by_the_next(site: Site) -> None:
 
 def test_two_agents_never_work_on_the_same_file(site: Site) -> None:
     """Two agent processes, 5,000 files: each is transferred once, in one attempt."""
-    names = [f"f{number:04d}.fits" for number in range(5000)]
-    request = site.submit(transfer(put(site, *names)))
+    site.write(agents__workers="2")  # half the places of the channel: neither can take them all
+    files = put(site, *(f"f{number:04d}.fits" for number in range(5000)))
     processes = [site.start("transfer") for _ in range(2)]
     try:
+        until(lambda: entered(site, 2), 30, site.log)
+        request = site.submit(transfer(files))
         assert site.wait(request, seconds=240) == "Done"
         assert [end(process) for process in processes] == [0, 0]
     finally:
@@ -158,7 +160,9 @@ def test_a_dead_element_does_not_hold_back_the_others(site: Site) -> None:
     try:
         assert site.wait(live, seconds=15) == "Done"
         assert site.state(dead) in ("ToDo", "Running")
-        assert site.rows("SELECT failures > 0, error <> '' FROM channels WHERE target = 'dead'")[0] in ((True, True), (1, 1))
+        ((failures, error),) = site.rows("SELECT failures, error FROM channels WHERE target = 'dead'")
+        assert failures > 0
+        assert error
         assert end(process) == 0
     finally:
         process.kill()
@@ -187,7 +191,8 @@ def test_later_steps_are_done_by_their_own_agents(site: Site) -> None:
     """With all agents in one process a chain of operations runs through."""
     files = put(site, "a.fits", "b.fits")
     lfns = [file.lfn for file in files]
-    request = site.submit(transfer(files, "archive", "vault"), operation("verify", lfns), operation("remove", lfns, "vault"))
+    steps = (operation("verify", lfns), operation("remove", lfns, "vault"))
+    request = site.submit(transfer(files, "archive", "vault"), *steps)
     process = site.start()
     try:
         assert site.wait(request, seconds=20) == "Done"
