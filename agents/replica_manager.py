@@ -65,7 +65,8 @@ class ReplicaManager:
         try:
             return self.elements.get(name)
         except ConfigurationError as error:
-            raise UnsupportedError(error.message, error.hint, element=name) from error
+            hint = f"{error.hint}; or, if it is new in dts.ini, restart the agents: they read it when they start"
+            raise UnsupportedError(error.message, hint, element=name) from error
 
     def transfer(self, attempt: Attempt) -> Achieved:
         """Copy a file to the attempt's target from the best source that is good, verified, landed, to be registered.

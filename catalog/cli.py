@@ -109,6 +109,8 @@ def find(session: Session, expression: str, limit: int) -> None:
     """
     with session.database.read() as connection:
         entries = store.find(connection, expression, limit + 1)
+    if not entries:
+        command.note("no file matches")
     if len(entries) > limit:
         command.note(f"there are more than {limit} files; raise --limit to see more")
     if session.json:

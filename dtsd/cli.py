@@ -45,7 +45,7 @@ def init(session: Session, folder: Path) -> None:
 
 @main.command()
 @command.options
-@click.argument("names", nargs=-1, metavar="[AGENT]...")
+@click.argument("names", nargs=-1, metavar="[NAME]...")
 def run(session: Session, names: tuple[str, ...]) -> None:
     """Run all agents of the site (or those named) in this one process until SIGTERM or Ctrl-C.
 

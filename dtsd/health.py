@@ -120,7 +120,7 @@ _REASONS = {
 
 def _queued(waits_on: str, number: int) -> Finding:
     reason = _REASONS.get(waits_on, f"for: {waits_on}")
-    return "ok", f"{number} files wait {reason}", ""
+    return "ok", f"{number} file{'s wait' if number != 1 else ' waits'} {reason}", ""
 
 
 def replicas(connection: Connection) -> Iterator[Finding]:
@@ -129,6 +129,7 @@ def replicas(connection: Connection) -> Iterator[Finding]:
     for (element, state), number in sorted(counts.items()):
         if state in ("Bad", "Suspect"):
             look = f"dts-catalog find \"element='{element}' and state='{state}'\""
-            yield "warn", f"{number} replicas on {element} are {state}", f"list them: {look}; then verify or replicate"
+            are = "replicas" if number != 1 else "replica"
+            yield "warn", f"{number} {are} on {element}: {state}", f"list them: {look}; then verify or replicate"
     if not any(state in ("Bad", "Suspect") for _, state in counts):
         yield "ok", f"{sum(counts.values())} replicas, none of them Bad or Suspect", ""

@@ -7,6 +7,7 @@ import sqlalchemy as sa
 from reqdb import models
 from reqdb.queries import in_states, of_request
 from reqdb.scene import Reason, Scene, examples, way
+from reqdb.spec import VERIFY
 from reqdb.states import State
 
 _CURES = {
@@ -23,6 +24,10 @@ _CURES = {
     "deadline": "nothing to cure, the deadline is lifted",
 }
 """What to do, for each class of error, before trying again."""
+
+_MEND = 'mend the copy from a good one: submit a transfer to it with overwrite="yes"'
+_CURES_OF_VERIFY = {"checksum": _MEND, "size": _MEND, "missing": _MEND}
+"""The same for a verify: what differs there is a replica from the catalog, and not a file from what was declared."""
 
 
 def ended_reasons(scene: Scene) -> list[Reason]:
@@ -44,7 +49,7 @@ def ended_reasons(scene: Scene) -> list[Reason]:
         channel = scene.channels[row.channel_id]
         told = f"{example.error or 'no reason was kept'}{_more(row.messages)}"
         why = f"{way(channel.source, channel.target)}: {told}" if row.state == State.FAILED.value else told
-        reasons.append(scene.reason(row, row.state, why, _cure(scene, row.error_class), example.lfn))
+        reasons.append(scene.reason(row, row.state, why, _cure(scene, channel.type, row.error_class), example.lfn))
     return reasons
 
 
@@ -52,10 +57,11 @@ def _more(messages: int) -> str:
     return "" if messages < 2 else f" (for example; {messages:,} different messages)"
 
 
-def _cure(scene: Scene, error_class: str) -> str:
+def _cure(scene: Scene, kind: str, error_class: str) -> str:
     again = f"dts-request retry {scene.request.id}"
-    if error_class in _CURES:
-        return f"{_CURES[error_class]}; then: {again}"
+    cure = (kind == VERIFY and _CURES_OF_VERIFY.get(error_class)) or _CURES.get(error_class)
+    if cure:
+        return f"{cure}; then: {again}"
     if error_class == "upstream":
         return f"cure the earlier step (see there); then: {again} brings this back too"
     return again

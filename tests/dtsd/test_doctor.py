@@ -256,7 +256,7 @@ def test_bad_replicas_are_named(connection: Connection) -> None:
     catalog.register(connection, [good])
     catalog.mark(connection, "/a/b", "archive", "Bad", "flipped bit")
     ((state, sentence, hint),) = health.replicas(connection)
-    assert (state, sentence) == ("warn", "1 replicas on archive are Bad")
+    assert (state, sentence) == ("warn", "1 replica on archive: Bad")
     assert "dts-catalog find" in hint
     found = catalog.find(connection, hint.split('"')[1])
     assert [entry.lfn for entry in found] == ["/a/b"]
