@@ -17,6 +17,7 @@ from agents.attempt import CatalogChanges
 from agents.outcome import Ended
 from agents.services import Services
 from catalog import store as catalog
+from dtscore.database import now
 from reqdb import store
 from reqdb.states import State
 
@@ -53,15 +54,26 @@ def _write_catalog(connection: Connection, ended: Sequence[Ended]) -> list[Ended
         for conflict in catalog.register(connection, [r for change in changes for r in change.registrations])
     }
     catalog.verified(connection, [verified for change in changes for verified in change.verified])
+    for one in ended:
+        _mark(connection, one)
     for change in changes:
-        for lfn, element, state, error in change.marks:
-            catalog.mark(connection, lfn, element, state, error)
         for trashed in change.trashed:
             catalog.put_in_trash(connection, trashed)
         for lfn, element in change.withdrawn:
             catalog.unregister(connection, lfn, element)
     _forget_empty(connection, sorted({lfn for change in changes for lfn, _ in change.withdrawn}))
     return [_refused(one, conflicts) for one in ended]
+
+
+def _mark(connection: Connection, one: Ended) -> None:
+    """Mark the replicas that turned out bad, and report them as events of the request that met them."""
+    for lfn, element, state, error in one.changes.marks:
+        if catalog.mark(connection, lfn, element, state, error):
+            file = one.outcome.file
+            store.note(
+                connection, now(connection), file.operation.request_id, "bad-replica",
+                f"{lfn} on {element} is {state}: {error}", operation_id=file.operation.id, file_id=file.id,
+            )  # fmt: skip
 
 
 def _forget_empty(connection: Connection, lfns: Sequence[str]) -> None:
@@ -130,8 +142,9 @@ def _lost_record(lost: store.LostAttempt) -> AttemptRecord:
 def _mind_channel(connection: Connection, channel_id: int, ended: Sequence[Ended], services: Services) -> None:
     """Let the channel rest after an outage, and forget earlier outages when something went through."""
     outage = next((one.outage for one in ended if one.outage), "")
+    requests = sorted({one.outcome.file.operation.request_id for one in ended})
     if outage:
-        seconds = store.rest_channel(connection, channel_id, outage, services.policy)
+        seconds = store.rest_channel(connection, channel_id, outage, services.policy, requests=requests)
         log.warning("the channel rests", channel=channel_id, seconds=round(seconds, 1), error=outage)
-    elif any(one.achieved for one in ended) and store.wake_channel(connection, channel_id):
+    elif any(one.achieved for one in ended) and store.wake_channel(connection, channel_id, requests=requests):
         log.info("the channel works again", channel=channel_id)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -16,6 +16,7 @@ from dtscore.errors import StateError
 from reqdb import models
 from reqdb.claiming import ClaimedFile
 from reqdb.counting import MOVED, Tally
+from reqdb.events import note
 from reqdb.retry import RetryPolicy
 from reqdb.states import State, WaitsOn
 
@@ -164,10 +165,13 @@ def hand_back(connection: Connection, token: int, file_ids: Sequence[int]) -> No
     tally.settle()
 
 
-def rest_channel(connection: Connection, channel_id: int, error: str, policy: RetryPolicy) -> float:
+def rest_channel(
+    connection: Connection, channel_id: int, error: str, policy: RetryPolicy, *, requests: Collection[int] = ()
+) -> float:
     """Let a channel rest after an outage, longer each time; return the seconds. One probe goes first afterwards.
 
-    Whoever meets the same outage while it rests already adds nothing: ten workers are not ten outages.
+    Whoever meets the same outage while it rests already adds nothing: ten workers are not ten outages. The first one
+    is an event of the requests that met it.
     """
     channels = models.channels
     now = database_now(connection)
@@ -177,11 +181,21 @@ def rest_channel(connection: Connection, channel_id: int, error: str, policy: Re
     seconds = policy.outage_delay(row.failures + 1)
     values = {"failures": row.failures + 1, "error": error, "rests_until": now + timedelta(seconds=seconds)}
     connection.execute(sa.update(channels).where(channels.c.id == channel_id).values(values))
+    if row.failures == 0:
+        for request_id in requests:
+            note(connection, now, request_id, "outage", f"{row.source or 'any'} → {row.target or 'any'}: {error}")
     return seconds
 
 
-def wake_channel(connection: Connection, channel_id: int) -> bool:
-    """A channel works again: forget its outages; return whether there were any."""
+def wake_channel(connection: Connection, channel_id: int, *, requests: Collection[int] = ()) -> bool:
+    """A channel works again: forget its outages; return whether there were any. It is an event of these requests."""
     channels = models.channels
     statement = sa.update(channels).where(channels.c.id == channel_id, channels.c.failures > 0)
-    return connection.execute(statement.values(failures=0, rests_until=None, error="")).rowcount > 0
+    statement = statement.values(failures=0, rests_until=None, error="")
+    row = connection.execute(statement.returning(channels.c.source, channels.c.target)).first()
+    if row is None:
+        return False
+    for request_id in requests:
+        way = f"{row.source or 'any'} → {row.target or 'any'}"
+        note(connection, database_now(connection), request_id, "works-again", f"{way} works again")
+    return True
