@@ -7,14 +7,14 @@ import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timezone
-from functools import cache
+from operator import attrgetter
 from typing import Any, Literal
 
 import sqlalchemy as sa
-from sqlalchemy.dialects import postgresql, sqlite
 from sqlalchemy.engine import Connection
 
 from accounting.models import attempts
+from dtscore.bulk import insert_new
 
 FinalStatus = Literal["Done", "Failed", "Cancelled", "Retried"]
 
@@ -55,35 +55,23 @@ class AttemptRecord:
 
 _CLEANED = ("user", "transfer_size", "transfer_time", "registration_time")
 _COPIED = tuple(field.name for field in dataclasses.fields(AttemptRecord) if field.name not in _CLEANED)
+_ADDED = ("owner", "transfer_size", "transfer_time", "registration_time", "throughput", "day", "hour")
+_copied = attrgetter(*_COPIED)
 
 
 def record(connection: Connection, records: Sequence[AttemptRecord]) -> None:
     """Write a batch of attempts in one statement; a (file_id, attempt) that is already there stays as it is."""
-    if records:
-        connection.execute(_insert(connection.dialect.name), [_row(one) for one in records])
+    rows = [_row(one) for one in records]
+    insert_new(connection, attempts, (*_COPIED, *_ADDED), rows, key=("file_id", "attempt"))
 
 
-@cache
-def _insert(dialect: str) -> sa.Insert:
-    maker = sqlite.insert if dialect == "sqlite" else postgresql.insert
-    return maker(attempts).on_conflict_do_nothing(index_elements=["file_id", "attempt"])
-
-
-def _row(one: AttemptRecord) -> dict[str, Any]:
+def _row(one: AttemptRecord) -> tuple[Any, ...]:
     """Return the row's values; a senseless number becomes 0, for accounting must never make a transfer fail."""
-    row: dict[str, Any] = {name: getattr(one, name) for name in _COPIED}
     size, seconds = max(one.transfer_size, 0), _seconds(one.transfer_time)
     ended = one.ended_at.astimezone(timezone.utc)
-    row.update(
-        owner=one.user,
-        transfer_size=size,
-        transfer_time=seconds,
-        registration_time=_seconds(one.registration_time),
-        throughput=size / seconds if size and seconds else None,
-        day=ended.date(),
-        hour=ended.hour,
-    )
-    return row
+    throughput = size / seconds if size and seconds else None
+    added = (one.user, size, seconds, _seconds(one.registration_time), throughput, ended.date(), ended.hour)
+    return (*_copied(one), *added)
 
 
 def _seconds(value: float) -> float:

@@ -30,6 +30,32 @@ def insert_many(connection: Connection, table: sa.Table, columns: Sequence[str],
     raw.executemany(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", _bound(rows, processors))  # noqa: S608
 
 
+def insert_new(
+    connection: Connection,
+    table: sa.Table,
+    columns: Sequence[str],
+    rows: Sequence[Sequence[Any]],
+    *,
+    key: Sequence[str],
+) -> None:
+    """Insert plain rows and leave out those whose `key`, a unique set of columns, is there already."""
+    if not rows:
+        return
+    names, conflict = ", ".join(columns), f"ON CONFLICT ({', '.join(key)}) DO NOTHING"
+    if connection.dialect.name == "postgresql":
+        statement = f"INSERT INTO {table.name} ({names}) SELECT * FROM unnest({_arrays(connection, table, columns)})"  # noqa: S608
+        connection.exec_driver_sql(f"{statement} {conflict}", tuple(list(column) for column in zip(*rows, strict=True)))
+        return
+    marks = ", ".join("?" * len(columns))
+    processed = [tuple(row) for row in _bound(rows, _processors(connection, table, columns))]
+    connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) VALUES ({marks}) {conflict}", processed)  # noqa: S608
+
+
+def _arrays(connection: Connection, table: sa.Table, columns: Sequence[str]) -> str:
+    """Return one array parameter for each column, for PostgreSQL's unnest."""
+    return ", ".join(f"%s::{table.c[name].type.compile(connection.dialect)}[]" for name in columns)
+
+
 def update_many(
     connection: Connection,
     table: sa.Table,
@@ -48,8 +74,7 @@ def update_many(
         return 0
     key, *names = columns
     if connection.dialect.name == "postgresql":
-        types = [table.c[name].type.compile(connection.dialect) for name in columns]
-        arrays = ", ".join(f"%s::{kind}[]" for kind in types)
+        arrays = _arrays(connection, table, columns)
         changes = ", ".join(f"{name} = fresh.{name}" for name in names)
         statement = f"UPDATE {table.name} SET {changes} FROM unnest({arrays}) AS fresh({', '.join(columns)})"  # noqa: S608
         statement += f" WHERE {table.name}.{key} = fresh.{key} AND {table.name}.{where[0]} = %s AND {condition}"
@@ -62,10 +87,10 @@ def update_many(
 
 
 def _processors(connection: Connection, table: sa.Table, columns: Sequence[str]) -> list[tuple[int, Any]]:
-    """Return, for each column whose type is ours, its place and how its values are turned into the database's."""
-    kinds = [table.c[name].type for name in columns]
-    ours = [(i, kind) for i, kind in enumerate(kinds) if isinstance(kind, sa.types.TypeDecorator)]
-    return [(i, kind.bind_processor(connection.dialect)) for i, kind in ours]
+    """Return, for each column that needs it, its place and how its values are turned into the database's."""
+    dialect = connection.dialect
+    found = [(i, table.c[name].type.dialect_impl(dialect).bind_processor(dialect)) for i, name in enumerate(columns)]
+    return [(i, process) for i, process in found if process is not None]
 
 
 def _bound(rows: Iterable[Sequence[Any]], processors: list[tuple[int, Any]]) -> Iterable[Sequence[Any]]:
