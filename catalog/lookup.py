@@ -5,12 +5,13 @@ from __future__ import annotations
 import functools
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from datetime import datetime
 from operator import itemgetter
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from catalog.expression import compile_expression
 from catalog.given import Moment, chunks, given, given_shape, given_values
@@ -27,14 +28,13 @@ _by_element = itemgetter(6)
 _PAIR: Mapping[str, sa.Text] = {"folder": sa.Text(), "name": sa.Text()}
 
 
-def _moment(column: sa.Column[datetime]) -> sa.ColumnElement[datetime]:
+def _moment(column: sa.ColumnElement[datetime]) -> sa.ColumnElement[datetime]:
     return sa.type_coerce(column, Moment())
 
 
 _HEADER = [
     _moment(column) if column.name == "date" else column for column in headers.columns if column.name != "file_id"
 ]
-_ENTRY = [folders.c.path, files.c.name, files.c.id, files.c.size, files.c.checksum, _moment(files.c.registered_at)]
 _REPLICA = [
     replicas.c.element,
     replicas.c.pfn,
@@ -108,17 +108,36 @@ def entries_of(connection: Connection, numbers: Sequence[int]) -> list[Entry]:
     return sorted(found, key=lambda entry: split_lfn(entry.lfn))
 
 
-def file_rows(connection: Connection, lfns: Sequence[str], *, lock: str = "") -> dict[str, Row[Any]]:
-    """Return (path, name, id, size, checksum) rows by LFN; `lock` 'share' or 'update' holds them on PostgreSQL.
+@dataclass(frozen=True, slots=True)
+class FileRow:
+    """A file's number, size in bytes and checksum."""
 
-    Rows are locked in the order of folder and name, so that two callers cannot wait for each other.
+    id: int
+    size: int
+    checksum: str
+
+
+def file_rows(connection: Connection, lfns: Sequence[str], *, lock: str = "") -> dict[str, FileRow]:
+    """Return what is known of files by LFN; `lock` 'share' or 'update' holds their rows on PostgreSQL.
+
+    Rows are locked in the order of their numbers, so that two callers cannot wait for each other.
     """
-    found: dict[str, Row[Any]] = {}
+    found: dict[str, FileRow] = {}
     postgres = connection.dialect.name == "postgresql"
     for part in chunks(lfns):
-        for row in connection.execute(_rows_by_name(postgres, lock), _pairs(postgres, part)):
-            found[join_lfn(row.path, row.name)] = row
+        rows = connection.execute(_rows_by_name(postgres), _pairs(postgres, part)).all()
+        names = {row.id: join_lfn(row.path, row.name) for row in rows}
+        if lock and postgres:
+            rows = connection.execute(_locked_rows(lock), {"ids": sorted(names)}).all()
+        found.update((names[row.id], FileRow(row.id, row.size, row.checksum)) for row in rows)
     return found
+
+
+@functools.cache
+def _locked_rows(lock: str) -> sa.Select[Any]:
+    chosen = files.c.id == sa.any_(sa.bindparam("ids", type_=sa.ARRAY(sa.BigInteger())))
+    query = sa.select(files.c.id, files.c.size, files.c.checksum).where(chosen).order_by(files.c.id)
+    return query.with_for_update(read=lock == "share")
 
 
 def _possible(lfn: str) -> bool:
@@ -126,15 +145,21 @@ def _possible(lfn: str) -> bool:
     return lfn.startswith("/") and "\0" not in lfn and (lfn.isascii() or not _SURROGATE.search(lfn))
 
 
-def _files_from(wanted: sa.FromClause) -> sa.FromClause:
-    """Join the wanted names to their files, each found by its whole key.
+def _named_files(postgres: bool) -> tuple[sa.FromClause, sa.FromClause]:
+    """Return the wanted names joined to their files, and the part of it that has the columns of `catalog_files`.
 
-    As a plain join PostgreSQL may, before it has statistics, read the whole folder for every name: 300 ms for 100.
+    On PostgreSQL each file is looked for by its whole key: OFFSET 0 keeps the planner from turning that into a join,
+    which may read a whole folder for every name (without statistics) or the whole catalog (with them).
     """
+    wanted = given_shape(postgres, _PAIR)
+    source = wanted.join(folders, folders.c.path == wanted.c.folder)
+    if not postgres:
+        key = (files.c.folder_id == folders.c.id) & (files.c.name == wanted.c.name)
+        return source.join(files, key), files
     named = files.alias("named")
-    by_key = sa.select(named.c.id).where(named.c.folder_id == folders.c.id, named.c.name == wanted.c.name)
-    number = by_key.correlate(folders, wanted).scalar_subquery()
-    return wanted.join(folders, folders.c.path == wanted.c.folder).join(files, files.c.id == number)
+    by_key = sa.select(named).where(named.c.folder_id == folders.c.id, named.c.name == wanted.c.name)
+    found = by_key.offset(sa.literal_column("0")).lateral("found")
+    return source.join(found, sa.true()), found
 
 
 def _pairs(postgres: bool, lfns: Sequence[str]) -> dict[str, Any]:
@@ -145,26 +170,25 @@ def _pairs(postgres: bool, lfns: Sequence[str]) -> dict[str, Any]:
 @functools.cache
 def _by_name(postgres: bool) -> sa.Select[Any]:
     """Build the look-up once: that takes longer than to find one file."""
-    return _with_details(_files_from(given_shape(postgres, _PAIR)))
+    return _with_details(*_named_files(postgres))
 
 
 @functools.cache
-def _rows_by_name(postgres: bool, lock: str) -> sa.Select[Any]:
-    query = sa.select(folders.c.path, files.c.name, files.c.id, files.c.size, files.c.checksum)
-    query = query.select_from(_files_from(given_shape(postgres, _PAIR)))
-    if lock and postgres:
-        query = query.order_by(folders.c.path, files.c.name).with_for_update(of=files, read=lock == "share")
-    return query
+def _rows_by_name(postgres: bool) -> sa.Select[Any]:
+    source, found = _named_files(postgres)
+    return sa.select(folders.c.path, found.c.name, found.c.id, found.c.size, found.c.checksum).select_from(source)
 
 
 def _entry_query(wanted: sa.FromClause, condition: sa.ColumnElement[bool]) -> sa.Select[Any]:
-    return _with_details(wanted.join(files, condition).join(folders, folders.c.id == files.c.folder_id))
+    return _with_details(wanted.join(files, condition).join(folders, folders.c.id == files.c.folder_id), files)
 
 
-def _with_details(source: sa.FromClause) -> sa.Select[Any]:
-    source = source.outerjoin(replicas, replicas.c.file_id == files.c.id)
-    source = source.outerjoin(headers, headers.c.file_id == files.c.id)
-    return sa.select(*_ENTRY, *_REPLICA, headers.c.file_id, *_HEADER).select_from(source)
+def _with_details(source: sa.FromClause, found: sa.FromClause) -> sa.Select[Any]:
+    """Select entries with their replicas and headers; `found` has the columns of `catalog_files`."""
+    source = source.outerjoin(replicas, replicas.c.file_id == found.c.id)
+    source = source.outerjoin(headers, headers.c.file_id == found.c.id)
+    facts = (found.c.name, found.c.id, found.c.size, found.c.checksum, _moment(found.c.registered_at))
+    return sa.select(folders.c.path, *facts, *_REPLICA, headers.c.file_id, *_HEADER).select_from(source)
 
 
 def _entries(connection: Connection, query: sa.Select[Any], values: Mapping[str, Any] | None = None) -> list[Entry]:

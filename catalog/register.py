@@ -10,10 +10,10 @@ from operator import attrgetter
 from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
 from catalog.given import CHUNK, compiled, given_shape, given_values, upsert
-from catalog.lookup import file_rows
+from catalog.lookup import FileRow, file_rows
 from catalog.models import catalog_files as files
 from catalog.models import catalog_folders as folders
 from catalog.models import catalog_metadata as headers
@@ -189,7 +189,7 @@ def _folders_insert(postgres: bool) -> sa.TextClause:
     return compiled(postgres, statement.on_conflict_do_nothing())
 
 
-def _choose_replacements(part: list[Registration], known: Mapping[str, Row[Any]]) -> dict[str, Registration]:
+def _choose_replacements(part: list[Registration], known: Mapping[str, FileRow]) -> dict[str, Registration]:
     """Return, by name, the first registration that may change its entry and would."""
     chosen: dict[str, Registration] = {}
     for registration in part:
@@ -200,7 +200,7 @@ def _choose_replacements(part: list[Registration], known: Mapping[str, Row[Any]]
     return chosen
 
 
-def _replace(connection: Connection, replaced: Mapping[str, Registration], known: Mapping[str, Row[Any]]) -> None:
+def _replace(connection: Connection, replaced: Mapping[str, Registration], known: Mapping[str, FileRow]) -> None:
     """Give entries their new size and checksum; what was known of the old bytes no longer holds."""
     if not replaced:
         return
@@ -214,7 +214,7 @@ def _replace(connection: Connection, replaced: Mapping[str, Registration], known
 
 
 def _write_replicas(
-    connection: Connection, accepted: list[Registration], known: Mapping[str, Row[Any]], moment: datetime
+    connection: Connection, accepted: list[Registration], known: Mapping[str, FileRow], moment: datetime
 ) -> None:
     declared = [registration for registration in accepted if registration.depth == "declared"]
     checked = [registration for registration in accepted if registration.depth != "declared"]
@@ -223,7 +223,7 @@ def _write_replicas(
 
 
 def _insert_replicas(
-    connection: Connection, wanted: list[Registration], known: Mapping[str, Row[Any]], moment: datetime, *, state: str
+    connection: Connection, wanted: list[Registration], known: Mapping[str, FileRow], moment: datetime, *, state: str
 ) -> None:
     """Upsert in the order of (file, element); of two registrations of one replica in a call the last counts."""
     unique = {(known[registration.lfn].id, registration.element): registration for registration in wanted}
@@ -257,7 +257,7 @@ def _replicas_insert(postgres: bool, state: str) -> sa.TextClause:
     return compiled(postgres, statement, "moment", "verified")
 
 
-def _write_headers(connection: Connection, accepted: list[Registration], known: Mapping[str, Row[Any]]) -> None:
+def _write_headers(connection: Connection, accepted: list[Registration], known: Mapping[str, FileRow]) -> None:
     found = {known[each.lfn].id: each.metadata for each in accepted if each.metadata is not None}
     if not found:
         return

@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import sqlalchemy as sa
-from sqlalchemy.engine import Connection, Row
+from sqlalchemy.engine import Connection
 
-from catalog.lookup import file_rows
+from catalog.lookup import FileRow, file_rows
 from catalog.models import STATES
 from catalog.models import catalog_files as files
 from catalog.models import catalog_replicas as replicas
@@ -119,7 +118,7 @@ def count_states(connection: Connection) -> dict[tuple[str, str], int]:
     return {(element, state): number for element, state, number in connection.execute(query)}
 
 
-def _locked(connection: Connection, lfn: str) -> Row[Any] | None:
+def _locked(connection: Connection, lfn: str) -> FileRow | None:
     return file_rows(connection, [lfn], lock="update").get(lfn)
 
 
