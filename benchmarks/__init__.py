@@ -1,0 +1,1 @@
+"""Measures DTS against its peers and against the limits of the machine: `make bench`."""
