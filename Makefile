@@ -1,4 +1,4 @@
-.PHONY: environment services demo test lint docs clean
+.PHONY: environment services demo test lint docs bench torture clean
 
 environment:
 	script/environment
@@ -10,7 +10,11 @@ demo: environment
 	script/demo
 
 test: services environment
-	.venv/bin/python -m pytest
+	.venv/bin/python -m pytest -n 3 --dist loadfile --ignore tests/torture
+	.venv/bin/python -m pytest tests/torture
+
+torture: services environment
+	.venv/bin/python -m tests.torture $(TORTURE)
 
 lint: environment
 	.venv/bin/ruff check . script/make-docs
@@ -19,6 +23,9 @@ lint: environment
 
 docs: environment
 	.venv/bin/python script/make-docs
+
+bench: services environment
+	.venv/bin/python -m benchmarks $(BENCH)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis demo-site

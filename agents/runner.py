@@ -11,6 +11,7 @@ import threading
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from datetime import datetime
 from types import FrameType
 
 import structlog
@@ -41,6 +42,15 @@ _NEVER = 1e9
 """A margin (s) that no lease outlives: nobody's lease is ended."""
 
 log = structlog.get_logger()
+
+
+class SteadyInterval(IntervalTrigger):  # type: ignore[misc]
+    """An interval that leaves out the ticks a forward clock step jumped over, instead of listing millions of them."""
+
+    def get_next_fire_time(self, previous_fire_time: datetime | None, now: datetime) -> datetime | None:
+        """Return the next moment that is not past already."""
+        following: datetime | None = super().get_next_fire_time(previous_fire_time, now)
+        return following if following is None or following > now else now + self.interval
 
 
 class Loop(threading.Thread):
@@ -240,7 +250,7 @@ class Runner:
         defaults = {"misfire_grace_time": None, "coalesce": True, "max_instances": 1}
         timer = BackgroundScheduler(executors={"default": TimerPool(1), **pools}, job_defaults=defaults, timezone="UTC")
         for kind, loop in self._loops.items():
-            trigger = IntervalTrigger(seconds=loop.agent.settings.poll_interval)
+            trigger = SteadyInterval(seconds=loop.agent.settings.poll_interval)
             timer.add_job(loop.wake.set, trigger, id=kind, executor=kind)
             loop.wake.set()  # the first run comes at once, not after an interval
         return timer
@@ -248,8 +258,8 @@ class Runner:
     def _restart_timer(self, kind: str) -> None:
         """Replace a timer that stopped ticking: its next tick may lie hours ahead by the clock as it is now."""
         old, self._timer = self._timer, self._new_timer()
-        self._stop_timer(old)
         self._timer.start()
+        self._stop_timer(old)
 
     @staticmethod
     def _stop_timer(timer: BackgroundScheduler) -> None:

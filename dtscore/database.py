@@ -151,9 +151,11 @@ class Database:
         return self._writer
 
     def close(self) -> None:
-        """Close all pooled connections."""
+        """Close all pooled connections and lock files: a disk that the database lies on can then be unmounted."""
         self._writer.dispose()
         self._reader.dispose()
+        if self._turnstile is not None:
+            self._turnstile.close()
 
 
 class DatabaseConflictError(DatabaseUnavailableError):

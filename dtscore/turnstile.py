@@ -61,6 +61,18 @@ class Turnstile:
             self._pid = os.getpid()
         return self._files
 
+    def close(self) -> None:
+        """Let go of the lock files; one that is in use just now stays open. The next turn opens them again."""
+        if not self._thread.acquire(timeout=1.0):
+            return
+        try:
+            if self._files is not None and self._pid == os.getpid():
+                for file in self._files:
+                    os.close(file)
+            self._files = None
+        finally:
+            self._thread.release()
+
     def _too_long(self, seconds: float) -> DatabaseUnavailableError:
         return DatabaseUnavailableError(
             f"the database {self._path} was busy for {seconds:.0f} s", "see which process writes for so long"

@@ -97,6 +97,37 @@ def doctor(session: Session) -> int:
     return _report(session, doctors.examine(session.config_path))
 
 
+@main.command()
+@command.options
+@click.argument("folder", type=click.Path(path_type=Path))
+@click.option("--kills", type=click.IntRange(0), default=100, show_default=True, help="SIGKILLs of working agents.")
+@click.option("--flips", type=click.IntRange(0), default=50, show_default=True, help="Flipped bits at each place.")
+@click.option("--cuts", type=click.IntRange(0), default=50, show_default=True, help="Power cuts of a disk image.")
+@click.option("--seed", type=int, help="Repeat a run with the seed that it printed.")
+def torture(session: Session, folder: Path, kills: int, flips: int, cuts: int, seed: int | None) -> int:
+    """Try a folder or mounted disk out before data is trusted to it: kill agents, flip bits, cut the power.
+
+    Works in a new sub-folder, which is removed again if all went well. Refused where data lies: FOLDER must be empty
+    and not be part of a site or a storage element. Each figure proves only so much, which the report says. The power
+    is cut on a disk image in FOLDER and needs root and a loop device. Exit code 1 if anything was lost or damaged.
+
+    \b
+    Example:
+      mkdir /mnt/new/try && dts torture /mnt/new/try
+    """
+    from dtsd import torture as drills
+
+    place = drills.check_folder(folder, drills.elements_here(session.config_path))
+    results = []
+    for result in drills.torture(place, drills.Counts(kills, flips, cuts), seed):
+        results.append(result)
+        if not session.json:
+            drills.show(result)
+    if session.json:
+        command.print_json([result.as_dict() for result in results])
+    return command.FAILED if any(result.failures for result in results) else command.OK
+
+
 def _report(session: Session, found: Iterable[object]) -> int:
     from dtsd.doctor import Check, is_healthy
 

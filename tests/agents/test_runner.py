@@ -7,12 +7,13 @@ import signal
 import subprocess
 import threading
 import time
+from datetime import datetime, timedelta, timezone
 from pathlib import Path
 
 import pytest
 
 from agents import runner
-from agents.runner import Loop, Runner
+from agents.runner import Loop, Runner, SteadyInterval
 from dtscore.errors import UsageError
 from dtscore.poke import poke
 from reqdb.spec import FileSpec
@@ -183,6 +184,19 @@ def test_the_watchdog_starts_a_stopped_timer_anew(site: Site) -> None:
         process.stop()
         thread.join(timeout=15)
     assert not thread.is_alive()
+
+
+def test_a_forward_step_of_ten_years_is_one_missed_tick() -> None:
+    """The timer does not list the ticks that a forward clock step jumped over, which would take minutes."""
+    trigger = SteadyInterval(seconds=5)
+    before = datetime(2026, 11, 20, tzinfo=timezone.utc)
+    after = before + timedelta(days=3650)
+    ticks = [before]
+    while ticks[-1] <= after:
+        ticks.append(trigger.get_next_fire_time(ticks[-1], after))
+        assert len(ticks) < 5
+    assert ticks[-1] == after + timedelta(seconds=5)
+    assert trigger.get_next_fire_time(before, before) == before + timedelta(seconds=5)
 
 
 def test_later_steps_are_done_by_their_own_agents(site: Site) -> None:

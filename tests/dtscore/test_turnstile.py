@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import signal
 import subprocess
 import sys
@@ -63,3 +65,25 @@ def test_a_killed_holder_lets_the_next_one_in(tmp_path: Path) -> None:
     holder.communicate()
     with turnstile.turn(1.0):
         pass
+
+
+def test_closed_it_holds_no_file(tmp_path: Path) -> None:
+    """After close no lock file is open any more, and the next turn opens them again."""
+
+    def held() -> list[str]:
+        return [link for link in _links() if link.startswith(str(tmp_path))]
+
+    turnstile = Turnstile(tmp_path / "turn")
+    for _ in range(2):
+        with turnstile.turn(1):
+            assert len(held()) == 2
+        turnstile.close()
+        assert not held()
+
+
+def _links() -> list[str]:
+    links = []
+    for path in Path("/proc/self/fd").iterdir():
+        with contextlib.suppress(OSError):
+            links.append(os.readlink(path))
+    return links

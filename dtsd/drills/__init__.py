@@ -1,0 +1,1 @@
+"""Drills that hurt a site on purpose, and an independent checker that says what came of it."""

@@ -1,0 +1,171 @@
+"""The outage drill: a target fills up, turns read-only, vanishes, goes silent or crawls, and is cured.
+
+What must hold: the work resumes by itself within 60 s of the cure, no request is lost, and other channels are not held
+back meanwhile. Tries and pauses are those of a site that configured nothing. Needs root for the disks, which are
+mounted in a mount namespace of this process alone:
+`python -m tests.torture.outages KIND FOLDER SECONDS SEED [PROGRAM]`.
+"""
+
+from __future__ import annotations
+
+import json
+import random
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+from dtsd.drills.launcher import Launcher
+from dtsd.drills.report import Result
+from dtsd.drills.site import DrillSite, wait_until
+from tests import services
+from tests.torture.proxy import Proxy
+
+_FILES = 20
+_CURED = 60.0
+_OTHERS = 15.0
+SETTINGS = {
+    "retry.base": "5 s", "retry.longest": "1 h", "retry.outage_longest": "30 s", "retry.attempts": "5",
+    "agents.poll_interval": "1 s",
+}  # fmt: skip
+
+Outage = tuple[DrillSite, Callable[[], object], Callable[[], object]]
+
+
+@contextmanager
+def _mounted(folder: Path, size: str) -> Iterator[Path]:
+    place = folder / "small"
+    place.mkdir(parents=True)
+    subprocess.run(["mount", "-t", "tmpfs", "-o", f"size={size}", "tmpfs", str(place)], check=True)
+    try:
+        yield place
+    finally:
+        subprocess.run(["umount", "--lazy", str(place)], check=True)
+
+
+def _on_disk(folder: Path, place: Path) -> DrillSite:
+    return DrillSite(folder / "site", settings=dict(SETTINGS), roots={"archive": place})
+
+
+@contextmanager
+def _full(folder: Path) -> Iterator[Outage]:
+    with _mounted(folder, "4m") as place:
+        ballast = place.parent / "small" / ".ballast.drill.part"
+        yield _on_disk(folder, place), lambda: ballast.write_bytes(bytes(3_500_000)), ballast.unlink
+
+
+@contextmanager
+def _read_only(folder: Path) -> Iterator[Outage]:
+    with _mounted(folder, "64m") as place:
+
+        def remount(how: str) -> None:
+            subprocess.run(["mount", "-o", f"remount,{how}", str(place)], check=True)
+
+        yield _on_disk(folder, place), lambda: remount("ro"), lambda: remount("rw")
+
+
+def _remote(folder: Path, server: services.SshServer, proxy: Proxy) -> DrillSite:
+    options = proxy.element(server, folder)
+    return DrillSite(folder / "site", "", dict(SETTINGS), {"archive": options}, {"archive": server.root})
+
+
+@contextmanager
+def _server(folder: Path) -> Iterator[tuple[services.SshServer, Proxy]]:
+    server = services.start_sshd()
+    try:
+        with Proxy(server.port) as proxy:
+            yield server, proxy
+    finally:
+        server.stop()
+
+
+@contextmanager
+def _vanished(folder: Path) -> Iterator[Outage]:
+    with _server(folder) as (server, proxy):
+        yield _remote(folder, server, proxy), server.stop, server.start
+
+
+@contextmanager
+def _silent(folder: Path) -> Iterator[Outage]:
+    with _server(folder) as (server, proxy):
+        yield (
+            _remote(folder, server, proxy),
+            lambda: setattr(proxy, "mode", "silent"),
+            lambda: setattr(proxy, "mode", "pass"),
+        )
+
+
+@contextmanager
+def _slow(folder: Path) -> Iterator[Outage]:
+    with _server(folder) as (server, proxy):
+        yield (
+            _remote(folder, server, proxy),
+            lambda: setattr(proxy, "mode", "slow"),
+            lambda: setattr(proxy, "mode", "pass"),
+        )
+
+
+KINDS: Mapping[str, Callable[..., Iterator[Outage]]] = {
+    "full": _full, "read-only": _read_only, "vanished": _vanished, "silent": _silent, "slow": _slow,
+}  # fmt: skip
+
+
+def run(
+    kind: str, folder: Path, *, seconds: float, seed: int, times: int = 1, program: Sequence[str] = ()
+) -> Result:
+    """Run one kind of outage so many times, each of so many seconds, in a mount namespace of its own."""
+    begun = time.monotonic()
+    failures: list[str] = []
+    slowest = 0.0
+    for number in range(times):
+        place = folder / f"{kind}{number}"
+        place.mkdir()
+        command = ["unshare", "--mount", sys.executable, "-m", "tests.torture.outages", kind, str(place)]
+        done = subprocess.run(
+            [*command, str(seconds), str(seed + number), *program], check=False, capture_output=True, text=True,
+            cwd=Path(__file__).parents[2],
+        )  # fmt: skip
+        if done.returncode:
+            raise RuntimeError(f"the outage drill broke off: {done.stderr[-2000:]}")
+        found = json.loads(done.stdout.splitlines()[-1])
+        failures += found["failures"]
+        slowest = max(slowest, found["resumed"])
+    facts = {"slowest resumption s": round(slowest, 1), "seed": seed}
+    return Result(f"outage: {kind}", "outages", times, tuple(failures), time.monotonic() - begun, facts)
+
+
+def _drill(kind: str, folder: Path, seconds: float, seed: int, program: Sequence[str]) -> dict[str, object]:
+    chance = random.Random(seed)
+    failures: list[str] = []
+    with KINDS[kind](folder) as (site, fail, cure), Launcher(program) as launcher:  # type: ignore[attr-defined]
+        for _ in range(2):
+            launcher.agent(site.config)
+        wait_until(lambda: len(site.rows("SELECT 1 FROM agents WHERE state = 'Running'")) == 2, 20)
+        fail()
+        site.submit(site.make([f"hit/{number:03d}" for number in range(_FILES)], chance, (80_000, 120_000)))
+        time.sleep(chance.uniform(0.5, 1.0))
+        site.submit(site.make([f"other/{number:03d}" for number in range(_FILES)], chance, (100, 5000)), "vault")
+        others = "SELECT count(*) FROM files f JOIN channels c ON c.id = f.channel_id WHERE target = 'vault' AND {}"
+        if not wait_until(lambda: site.rows(others.format("state = 'Done'"))[0][0] == _FILES, _OTHERS, 0.1):
+            failures.append(f"{kind}: another channel was held back for more than {_OTHERS} s")
+        time.sleep(seconds)
+        cure()
+        begun = time.monotonic()
+        if not wait_until(lambda: site.open_files() == 0, _CURED, 0.1):
+            failures.append(f"{kind}: not resumed within {_CURED} s of the cure: {site.log()[-1500:]}")
+        resumed = time.monotonic() - begun
+        failures += [f"{kind}: {finding}" for finding in site.check()]
+    return {"failures": failures, "resumed": resumed}
+
+
+def main() -> None:
+    """Run one outage in this process and print what was found as JSON."""
+    kind, folder, seconds, seed, *program = sys.argv[1:]
+    found = _drill(kind, Path(folder), float(seconds), int(seed), program)
+    sys.stdout.write(json.dumps(found) + "\n")
+
+
+if __name__ == "__main__":
+    main()
