@@ -184,6 +184,14 @@ class StorageElement(ABC):
         finally:
             reader.close()
 
+    def digests_with(self, size: int) -> str | None:
+        """Return the algorithm by which `digest_there` is to digest a file of this size; None: read it by `open`."""
+        return None
+
+    def digest_there(self, path: str, algorithm: str, tick: Tick | None = None) -> Digest | None:
+        """Have the file read and digested where it lies, without moving it; None where that is not possible now."""
+        return None
+
     def checksum(self, path: str, algorithm: str, tick: Tick | None = None) -> checksums.Checksum:
         """Return the checksum of a file, computed by reading it."""
         name = checksums.check_algorithm(algorithm)

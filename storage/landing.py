@@ -65,7 +65,9 @@ class Landed:
     """What has landed: size in bytes, canonical checksums by algorithm, the first 288,000 bytes at most.
 
     `moved` is False if the destination held the same bytes already. `depth` says how the target was verified:
-    'readback', its bytes were read again from the element. `seconds` is the duration of the whole landing.
+    'readback', its bytes were read again, of a `file` element from the disk and else through the connection;
+    'server-readback', the element's server read them again from where they lie and told us the digest.
+    `seconds` is the duration of the whole landing.
     """
 
     size: int
@@ -159,6 +161,8 @@ class _Landing:
         wanted = (*map(checksums.check_algorithm, job.algorithms), *(each.algorithm for each in self.expected))
         self.wanted = tuple(dict.fromkeys(wanted)) or checksums.ALGORITHMS[:1]
         self.computed = tuple(dict.fromkeys((*self.wanted, _READ_BACK)))
+        self.there: str | None = None
+        self.depth = "readback"
         self.started = time.monotonic()
 
     def run(self) -> Landed:
@@ -181,6 +185,10 @@ class _Landing:
             reader.close()
 
     def _move(self, reader: Reader, before: FileStat) -> Landed:
+        with _at_target():
+            self.there = self.job.target.digests_with(before.size)
+        if self.there is not None:
+            self.computed = tuple(dict.fromkeys((*self.computed, self.there)))
         temporary = temporary_path(self.job.target_path, self.job.attempt)
         writer = self._create(temporary, before.size)
         try:
@@ -218,13 +226,25 @@ class _Landing:
 
     def _read_back(self, temporary: str, sent: Digest) -> None:
         with _at_target():
-            read = self.pump.hash(self.job.target.open(temporary), (_READ_BACK,), sent.size).digest
-        if read.size != sent.size or read.checksums[_READ_BACK] != sent.checksums[_READ_BACK]:
+            read = self._read_there(temporary)
+            if read is None:
+                read = self.pump.hash(self.job.target.open(temporary), (_READ_BACK,), sent.size).digest
+        ((algorithm, value),) = read.checksums.items()
+        if read.size != sent.size or value != sent.checksums[algorithm]:
             raise TransferCorruptedError(
-                f"{self._target()}: {sent.size} bytes were sent ({_READ_BACK}:{sent.checksums[_READ_BACK]}), but "
-                f"{read.size} bytes were read back ({_READ_BACK}:{read.checksums[_READ_BACK]}); they are thrown away",
+                f"{self._target()}: {sent.size} bytes were sent ({algorithm}:{sent.checksums[algorithm]}), but "
+                f"{read.size} bytes were read back ({algorithm}:{value}); they are thrown away",
                 "if this comes again, have the storage and the network path checked", element=self.job.target.name,
             )  # fmt: skip
+
+    def _read_there(self, temporary: str) -> Digest | None:
+        """Have the target's own server read the file, where it can; that spares a second way over the network."""
+        if self.there is None:
+            return None
+        digest = self.job.target.digest_there(temporary, self.there, lambda done: self.pump.tick())
+        if digest is not None:
+            self.depth = "server-readback"
+        return digest
 
     def _publish(self, temporary: str, pumped: Pumped) -> Landed:
         self.guard()
@@ -309,7 +329,7 @@ class _Landing:
         values = {name: pumped.digest.checksums[name] for name in self.wanted}
         seconds = time.monotonic() - self.started
         protocol = protocol_of(self.job.source, self.job.target)
-        return Landed(pumped.digest.size, values, moved, pumped.head, "readback", seconds, protocol)
+        return Landed(pumped.digest.size, values, moved, pumped.head, self.depth, seconds, protocol)
 
     def _source(self) -> str:
         return f"{self.job.source_path!r} on {self.job.source.name!r}"

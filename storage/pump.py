@@ -59,7 +59,8 @@ class Pump:
         self._progress = progress
         self._last = 0.0
 
-    def _tick(self, copied: int | None = None) -> None:
+    def tick(self, copied: int | None = None) -> None:
+        """Call the guard, and the progress if bytes were copied, unless that was a moment ago."""
         moment = time.monotonic()
         if moment - self._last >= _TICK_SECONDS:
             self._last = moment
@@ -79,7 +80,7 @@ class Pump:
         try:
             while meter.size <= size and (count := reader.readinto(view)):
                 meter.update(view[:count])
-                self._tick()
+                self.tick()
         finally:
             if close:
                 reader.close()
@@ -100,7 +101,7 @@ class Pump:
                 with at_source():
                     block = buffer[: reader.readinto(buffer)]
                 meter.update(block)
-                self._tick(meter.size)
+                self.tick(meter.size)
                 with at_target():
                     if pending is not None:
                         pending.result()

@@ -18,7 +18,7 @@ from datetime import datetime, timezone
 from typing import ClassVar, TypeVar
 
 import paramiko
-from paramiko.sftp import CMD_CLOSE, CMD_HANDLE, CMD_OPEN, SFTP_FLAG_CREATE, SFTP_FLAG_EXCL, SFTP_FLAG_READ
+from paramiko.sftp import CMD_HANDLE, CMD_OPEN, SFTP_FLAG_CREATE, SFTP_FLAG_EXCL, SFTP_FLAG_READ
 from paramiko.sftp import SFTP_FLAG_WRITE as _WRITE
 from paramiko.sftp_attr import SFTPAttributes
 
@@ -33,13 +33,18 @@ from dtscore.errors import (
     WorkError,
 )
 from dtscore.names import check_pfn
-from storage.element import FileStat, NameTakenError, Promises, StorageElement, check_trash, in_trash
+from storage.element import Digest, FileStat, NameTakenError, Promises, StorageElement, Tick, check_trash, in_trash
 from storage.secret_file import check_private, read_secret
-from storage.sftp_link import Lease, LinkSettings, Pool, SftpClient, sftp_error
+from storage.sftp_client import SftpClient
+from storage.sftp_link import LinkSettings, sftp_error
+from storage.sftp_options import number_option, program_option, word_option
+from storage.sftp_pool import Lease, Pool
+from storage.sftp_shell import ShellUnfitError
 from storage.sftp_stream import SftpReader, SftpWriter
 
 T = TypeVar("T")
 _CHECKED_SECONDS = 30.0
+_UNFIT_SECONDS = 600.0  # how long a server without a shell is not asked again for one
 _CREATE = _WRITE | SFTP_FLAG_CREATE | SFTP_FLAG_EXCL
 
 
@@ -64,9 +69,14 @@ class SftpElement(StorageElement):
         "connections": "connections kept at most (default 4)",
         "connect_timeout": "seconds to connect and to log in (default 15)",
         "idle_timeout": "seconds without a byte after which a connection counts as dead (default 30)",
+        "transport": "auto (default: the ssh program where there is one and no password is used), ssh or paramiko",
+        "digest": "auto (default: files are read again by the server itself where it lets us run a program) or no",
         "trash": "name of the folder below the root that takes removed files (default .trash)",
         "node": "the host that alone can reach this server (default: any host can)",
     }
+
+    smallest_digest = 4 << 20
+    """Bytes from which on starting a program on the server is quicker than reading the file back."""
 
     promises = Promises(
         refuses_overwrite="Publishing uses SFTP's plain rename, which OpenSSH makes with link(2) and so refuses; where "
@@ -83,6 +93,7 @@ class SftpElement(StorageElement):
         self.trash = check_trash(trash)
         self._pool = Pool(settings)
         self._checked: dict[str, float] = {}
+        self._unfit_until = 0.0
 
     @classmethod
     def from_options(cls, name: str, options: Mapping[str, str]) -> SftpElement:
@@ -94,15 +105,16 @@ class SftpElement(StorageElement):
         secret = options.get("password_file")
         key = options.get("key_file")
         settings = LinkSettings(
-            element=name, host=options["host"], port=_number(place, options, "port", 22, 65535),
+            element=name, host=options["host"], port=number_option(place, options, "port", 22, 65535),
             user=options.get("user") or getpass.getuser(),
             known_hosts=os.path.expanduser(options.get("known_hosts", "~/.ssh/known_hosts")),
             key_file=check_private(os.path.expanduser(key), f"{place} key_file") if key else None,
             agent=options.get("agent", "no").lower() in ("yes", "true", "on", "1"),
             password=read_secret(secret, f"{place} password_file") if secret else None,
-            connections=_number(place, options, "connections", 4, 64),
-            connect=_number(place, options, "connect_timeout", 15, 3600),
-            idle=_number(place, options, "idle_timeout", 30, 3600),
+            connections=number_option(place, options, "connections", 4, 64),
+            connect=number_option(place, options, "connect_timeout", 15, 3600),
+            idle=number_option(place, options, "idle_timeout", 30, 3600), program=program_option(place, options),
+            digest=word_option(place, options, "digest", ("auto", "no")) == "auto",
         )  # fmt: skip
         return cls(settings, options["root"], trash=options.get("trash", ".trash"), node=options.get("node", ""))
 
@@ -206,7 +218,7 @@ class SftpElement(StorageElement):
             try:
                 client.fsync(handle)
             finally:
-                client._request(CMD_CLOSE, handle)  # type: ignore[attr-defined]
+                client.send_close(handle)
 
     def _stream(self, what: str, start: Callable[[Lease], T]) -> T:
         """Lease a channel for a file; it is given back by the file's close, or here if opening fails."""
@@ -247,7 +259,7 @@ class SftpElement(StorageElement):
         def start(lease: Lease) -> SftpWriter:
             self._check_folder(lease.client, path, make=True)
             try:
-                handle = self._open_handle(lease.client, path, _CREATE)
+                handle = self._open_new(lease.client, path)
             except OSError as error:
                 self._checked.clear()
                 self._raise_if_taken(lease.client, path, error)
@@ -255,6 +267,14 @@ class SftpElement(StorageElement):
             return SftpWriter(self._pool, lease, handle, what, self._explain_stream)
 
         return self._stream(what, start)
+
+    def _open_new(self, client: SftpClient, path: str) -> bytes:
+        try:
+            return self._open_handle(client, path, _CREATE)
+        except FileNotFoundError:  # the folder was there a moment ago: look again, and make it
+            self._checked.clear()
+            self._check_folder(client, path, make=True)
+            return self._open_handle(client, path, _CREATE)
 
     def _raise_if_taken(self, client: SftpClient, path: str, error: OSError) -> None:
         """Raise NameTakenError if the failure is due to an existing name, which SFTP 3 has no code for."""
@@ -266,6 +286,37 @@ class SftpElement(StorageElement):
             return
         message = f"element {self.name!r}: {path!r} exists already"
         raise NameTakenError(message, "another file has this name", element=self.name) from error
+
+    def digests_with(self, size: int) -> str | None:
+        """Return the algorithm of the best program on the server; None where we may run none, or it does not pay."""
+        if size < self.smallest_digest or not self._pool.settings.digest or time.monotonic() < self._unfit_until:
+            return None
+        lease = self._pool.lease("asking for a digest program")
+        try:
+            return lease.link.shell().algorithm
+        except ShellUnfitError:
+            self._unfit_until = time.monotonic() + _UNFIT_SECONDS
+            return None
+        finally:
+            self._pool.give_back(lease)
+
+    def digest_there(self, path: str, algorithm: str, tick: Tick | None = None) -> Digest | None:
+        """Have the server read the file from its disk and digest it; None where it cannot do so now."""
+        what = f"digesting {path!r}"
+        lease = self._pool.lease(what)
+        try:
+            with self._pool.guarded(lease, what):
+                self._check_folder(lease.client, path)
+                size = self._regular(lease.client, path).st_size or 0
+                full = self._full(path)
+                absolute = full if full.startswith("/") else lease.client.normalize(full)
+                shell = lease.link.shell()
+                value = shell.digest(absolute, size, self._pool.settings.idle, tick)
+        except ShellUnfitError:
+            return None
+        finally:
+            self._pool.give_back(lease)
+        return Digest(size, {algorithm: value}) if value and shell.algorithm == algorithm else None
 
     def publish(self, temporary: str, final: str, *, replace: bool) -> None:
         """Rename on the server and fsync the folder."""
@@ -346,10 +397,3 @@ class SftpElement(StorageElement):
         """Close all connections."""
         self._pool.close()
         self._checked.clear()
-
-
-def _number(place: str, options: Mapping[str, str], key: str, default: int, largest: int) -> int:
-    text = options.get(key, str(default))
-    if not text.isascii() or not text.isdigit() or not 1 <= int(text) <= largest:
-        raise ConfigurationError(f"{place} {key}: {text!r} is not a number of 1 to {largest}", f"{key} = {default}")
-    return int(text)

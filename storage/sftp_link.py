@@ -1,37 +1,35 @@
-"""Connections to an SSH server: made with known host keys only, kept, shared between threads, renewed when broken."""
+"""A connection to an SSH server: what all are, and the one that paramiko makes, with known host keys only."""
 
 from __future__ import annotations
 
-import struct
 import threading
-import time
-from collections.abc import Iterator
-from contextlib import contextmanager, suppress
+from abc import ABC, abstractmethod
+from contextlib import suppress
 from dataclasses import dataclass, field
 from typing import Any, NoReturn
 
 import paramiko
-from paramiko.message import Message
-from paramiko.sftp import CMD_EXTENDED, CMD_EXTENDED_REPLY, CMD_INIT
 
 from dtscore.errors import CredentialsError, ElementUnavailableError, HostKeyError, WorkError
 from storage.mapping import work_error
+from storage.sftp_client import ByteChannel, SftpClient
+from storage.sftp_shell import Shell, ShellUnfitError
 
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
 _CHANNEL_WINDOW = 2 << 20
-_CHANNELS_PER_LINK = 8
-"""Below OpenSSH's MaxSessions of 10."""
-_BUSY_SECONDS = 60.0
 _CLOSED = "Socket is closed"
 """How paramiko says that a channel has gone, in an OSError without a number."""
-_PLAIN_REQUEST = 32 << 10
 _PIECE = 64 << 10
-_LARGEST_REQUEST = 255 << 10
+SHELL = "exec /bin/sh -s"
+"""What is run on the server to have files digested: whatever the login shell is, this is a plain one."""
 
 
 @dataclass(frozen=True, slots=True)
 class LinkSettings:
-    """Where and as whom to connect; times in seconds. `idle` bounds how long a dead link goes unnoticed."""
+    """Where and as whom to connect; times in seconds. `idle` bounds how long a dead link goes unnoticed.
+
+    `program` is the ssh program to connect by, None for paramiko; `digest`: files may be digested on the server.
+    """
 
     element: str
     host: str
@@ -45,71 +43,8 @@ class LinkSettings:
     connect: float = 15.0
     idle: float = 30.0
     keepalive: int = 15
-
-
-class SftpClient(paramiko.SFTPClient):
-    """paramiko's client, which also knows the server's extensions and limits."""
-
-    def __init__(self, channel: paramiko.Channel) -> None:
-        """Greet the server and ask for its limits."""
-        self.extensions: frozenset[str] = frozenset()
-        super().__init__(channel)
-        self.read_size = self.write_size = _PLAIN_REQUEST
-        if "limits@openssh.com" in self.extensions:
-            reply = self.extended("limits@openssh.com")
-            _, read, write, _ = (reply.get_int64() for _ in range(4))
-            self.read_size = min(read or _PLAIN_REQUEST, _LARGEST_REQUEST)
-            self.write_size = min(write or _PLAIN_REQUEST, _LARGEST_REQUEST)
-
-    def _send_version(self) -> int:
-        request = Message()
-        request.add_int(3)
-        self._send_packet(CMD_INIT, request)  # type: ignore[attr-defined]
-        _, data = self._read_packet()  # type: ignore[attr-defined]
-        reply = Message(data[4:])
-        names = set()
-        while reply.get_remainder():
-            names.add(reply.get_text())
-            reply.get_binary()
-        self.extensions = frozenset(names)
-        return int(struct.unpack(">I", data[:4])[0])
-
-    def _read_all(self, count: int) -> bytes:
-        # Overrides paramiko's, which joins the pieces of a packet one by one, copying all before it each time.
-        packet = bytearray()
-        while len(packet) < count:
-            piece = self.sock.recv(count - len(packet))
-            if not piece:
-                raise EOFError("the server closed the channel")
-            packet += piece
-        return bytes(packet)
-
-    def _write_all(self, out: bytes) -> None:
-        # Overrides paramiko's, which copies the whole rest of a packet after each piece.
-        view = memoryview(out)
-        while view:
-            sent = self.sock.send(view[:_PIECE])  # type: ignore[arg-type]
-            if sent <= 0:
-                raise EOFError("the server closed the channel")
-            view = view[sent:]
-
-    def extended(self, name: str, *arguments: str | bytes) -> Message:
-        """Send an extended request and return its reply; raises OSError as the server refuses."""
-        kind, reply = self._request(CMD_EXTENDED, name, *arguments)  # type: ignore[attr-defined]
-        return reply if kind == CMD_EXTENDED_REPLY else Message()
-
-    def fsync(self, handle: bytes) -> None:
-        """Make an open file, or an open folder, durable; nothing where the server does not offer it."""
-        if "fsync@openssh.com" in self.extensions:
-            self.extended("fsync@openssh.com", handle)
-
-    def space(self, path: str) -> tuple[int, bool] | None:
-        """Return free bytes and whether it is mounted read-only; None where the server does not offer it."""
-        if "statvfs@openssh.com" not in self.extensions:
-            return None
-        reply = self.extended("statvfs@openssh.com", path)
-        values = [reply.get_int64() for _ in range(11)]
-        return values[1] * values[4], bool(values[9] & 1)
+    program: str | None = None
+    digest: bool = True
 
 
 class _RefuseUnknown(paramiko.RejectPolicy):
@@ -150,14 +85,81 @@ def _transport(sock: Any, **keywords: Any) -> paramiko.Transport:
     return transport
 
 
-class Link:
-    """One connection with several channels."""
+class _ParamikoChannel:
+    """A channel of paramiko as a stream of bytes."""
+
+    def __init__(self, channel: paramiko.Channel) -> None:
+        self._channel = channel
+        self.settimeout = channel.settimeout
+        self.recv = channel.recv
+
+    def read(self, count: int, /) -> bytes:
+        packet = bytearray()
+        while len(packet) < count:
+            piece = self._channel.recv(count - len(packet))
+            if not piece:
+                raise EOFError("the server closed the channel")
+            packet += piece
+        return bytes(packet)
+
+    def write(self, head: bytes, body: memoryview, /) -> None:
+        view = memoryview(head + body)
+        while view:
+            sent = self._channel.send(view[:_PIECE])  # type: ignore[arg-type]
+            if sent <= 0:
+                raise EOFError("the server closed the channel")
+            view = view[sent:]
+
+    def close(self) -> None:
+        with suppress(OSError, EOFError, paramiko.SSHException):
+            self._channel.close()
+
+
+class Link(ABC):
+    """One connection with several channels, and a shell on the server for digests."""
 
     def __init__(self, settings: LinkSettings) -> None:
-        """Connect and authenticate."""
+        """Keep the settings; a subclass connects."""
         self._settings = settings
         self.busy = 0
         self.idle: list[SftpClient] = []
+        self._shell: Shell | None = None
+        self._shell_lock = threading.Lock()
+
+    @property
+    @abstractmethod
+    def alive(self) -> bool:
+        """Whether the connection stands, as far as is known."""
+
+    @abstractmethod
+    def channel(self) -> SftpClient:
+        """Open a channel whose reads and writes end after the idle time."""
+
+    @abstractmethod
+    def run(self, command: str) -> ByteChannel:
+        """Run a command on the server; its input and output are the stream."""
+
+    @abstractmethod
+    def close(self) -> None:
+        """Close the connection."""
+
+    def shell(self) -> Shell:
+        """Return the shell that digests on this connection; raises ShellUnfitError where the server has none."""
+        with self._shell_lock:
+            if self._shell is None or self._shell.broken:
+                try:
+                    self._shell = Shell(self.run(SHELL), self._settings.connect)
+                except (paramiko.SSHException, OSError, EOFError) as error:
+                    raise ShellUnfitError(str(error) or type(error).__name__) from error
+            return self._shell
+
+
+class ParamikoLink(Link):
+    """A connection that paramiko makes."""
+
+    def __init__(self, settings: LinkSettings) -> None:
+        """Connect and authenticate."""
+        super().__init__(settings)
         self._ssh = paramiko.SSHClient()
         try:
             self._connect()
@@ -193,118 +195,21 @@ class Link:
 
     def channel(self) -> SftpClient:
         """Open a channel whose reads and writes end after the idle time."""
+        channel = self._session()
+        channel.invoke_subsystem("sftp")
+        return SftpClient(_ParamikoChannel(channel))
+
+    def run(self, command: str) -> ByteChannel:
+        """Run a command on a channel of its own."""
+        channel = self._session()
+        channel.exec_command(command)
+        return _ParamikoChannel(channel)
+
+    def _session(self) -> paramiko.Channel:
         channel = self.transport.open_session(window_size=_CHANNEL_WINDOW, timeout=self._settings.connect)
         channel.settimeout(self._settings.idle)
-        channel.invoke_subsystem("sftp")
-        return SftpClient(channel)
+        return channel
 
     def close(self) -> None:
         """Close the connection."""
         self._ssh.close()
-
-
-@dataclass(slots=True)
-class Lease:
-    """A channel for one user; `broken` keeps it from being used again."""
-
-    link: Link
-    client: SftpClient
-    broken: bool = False
-
-
-class Pool:
-    """At most `connections` links; each lease is a channel of the least busy one."""
-
-    def __init__(self, settings: LinkSettings) -> None:
-        """Keep the settings; connects when first used."""
-        self.settings = settings
-        self._links: list[Link] = []
-        self._connecting = 0
-        self._changed = threading.Condition()
-
-    @contextmanager
-    def session(self, what: str) -> Iterator[SftpClient]:
-        """Lease a channel for a block, with all errors turned into WorkErrors."""
-        lease = self.lease(what)
-        try:
-            yield lease.client
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            lease.broken = getattr(error, "errno", None) is None
-            raise sftp_error(error, self.settings.element, what) from error
-        except BaseException as error:
-            lease.broken = not isinstance(error, WorkError) or error.outage
-            raise
-        finally:
-            self.give_back(lease)
-
-    def lease(self, what: str) -> Lease:
-        """Lease a channel; raises WorkError (unavailable, credentials, host key)."""
-        link: Link | None = None
-        try:
-            link = self._reserve_link()
-            client = self._take_idle(link) or link.channel()
-        except (paramiko.SSHException, OSError, EOFError) as error:
-            if link is not None:
-                self._release(link)
-            raise sftp_error(error, self.settings.element, what) from error
-        return Lease(link, client)
-
-    def give_back(self, lease: Lease) -> None:
-        """Take a channel back, for others to use or, if it is broken, to be closed."""
-        if lease.broken or not lease.link.alive:
-            with suppress(OSError, EOFError, paramiko.SSHException):
-                lease.client.close()
-        else:
-            with self._changed:
-                lease.link.idle.append(lease.client)
-        self._release(lease.link)
-
-    def close(self) -> None:
-        """Close all links; those in use end with an error."""
-        with self._changed:
-            links, self._links = self._links, []
-        for link in links:
-            link.close()
-
-    def _take_idle(self, link: Link) -> SftpClient | None:
-        with self._changed:
-            return link.idle.pop() if link.idle else None
-
-    def _release(self, link: Link) -> None:
-        with self._changed:
-            link.busy -= 1
-            if not link.alive and link in self._links:
-                self._links.remove(link)
-            self._changed.notify()
-        if not link.alive:
-            link.close()
-
-    def _reserve_link(self) -> Link:
-        deadline = time.monotonic() + _BUSY_SECONDS
-        with self._changed:
-            while True:
-                self._links = [link for link in self._links if link.alive]
-                best = min(self._links, key=lambda link: link.busy, default=None)
-                may_connect = len(self._links) + self._connecting < self.settings.connections
-                if best is not None and (best.busy == 0 or (best.busy < _CHANNELS_PER_LINK and not may_connect)):
-                    best.busy += 1
-                    return best
-                if may_connect:
-                    self._connecting += 1
-                    break
-                if not self._changed.wait(deadline - time.monotonic()):
-                    raise TimeoutError("all connections are busy")
-        return self._new_link()
-
-    def _new_link(self) -> Link:
-        link: Link | None = None
-        try:
-            link = Link(self.settings)
-            link.busy = 1
-            return link
-        finally:
-            with self._changed:
-                self._connecting -= 1
-                if link is not None:
-                    self._links.append(link)
-                self._changed.notify_all()

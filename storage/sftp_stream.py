@@ -12,12 +12,12 @@ from contextlib import contextmanager, suppress
 
 import paramiko
 from paramiko.message import Message
-from paramiko.sftp import CMD_CLOSE, CMD_DATA, CMD_FSTAT, CMD_READ, CMD_STATUS, CMD_WRITE, int64
+from paramiko.sftp import CMD_DATA, CMD_FSTAT, CMD_READ, CMD_STATUS, int64
 from paramiko.sftp_attr import SFTPAttributes
 
 from dtscore.errors import WorkError
 from storage.element import FileStat, Reader
-from storage.sftp_link import Lease, Pool
+from storage.sftp_pool import Lease, Pool
 
 _UNDER_WAY = 4 << 20
 """Bytes asked for or sent and not answered yet."""
@@ -57,9 +57,6 @@ class _Stream:
     def _under_way(self) -> bool:
         raise NotImplementedError
 
-    def _close_handle(self) -> None:
-        self._client._request(CMD_CLOSE, self._handle)  # type: ignore[attr-defined]
-
     def close(self) -> None:
         """Close the remote handle and give the channel back."""
         if not self._open:
@@ -69,7 +66,7 @@ class _Stream:
             self._lease.broken = True  # late answers must not reach the channel's next user
         if not self._lease.broken:
             try:
-                self._close_handle()
+                self._client.send_close(self._handle)  # nothing depends on the answer, and fsync has had its own
             except (paramiko.SSHException, OSError, EOFError):
                 self._lease.broken = True
         self._pool.give_back(self._lease)
@@ -172,10 +169,10 @@ class SftpWriter(_Stream):
         """Send the bytes; waits for answers only when too many are under way."""
         with self._guarded():
             for start in range(0, len(data), self._chunk):
-                block = bytes(data[start : start + self._chunk])
+                block = data[start : start + self._chunk]
                 while self._unanswered * self._chunk >= _UNDER_WAY:
                     self._answer()
-                self._send(CMD_WRITE, int64(self._offset), block)
+                self._client.send_write(self, self._handle, self._offset, block)
                 self._unanswered += 1
                 self._offset += len(block)
 
@@ -186,6 +183,6 @@ class SftpWriter(_Stream):
     def sync(self) -> None:
         """Wait for all answers, then fsync where the server offers it."""
         with self._guarded():
+            self._client.fsync(self._handle)  # the server works in order: by then all writes are answered
             while self._unanswered:
                 self._answer()
-            self._client.fsync(self._handle)

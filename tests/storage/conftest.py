@@ -15,7 +15,7 @@ from storage.file import FileElement
 from storage.registry import make
 from tests.services import S3Server, SshServer
 
-KINDS = ("file", "sftp", "memory", "s3")
+KINDS = ("file", "sftp", "sftp-paramiko", "memory", "s3")
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,9 +61,9 @@ def element(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
     if kind == "file":
         (tmp_path / "element").mkdir()
         settings = Settings("near", "file", {"root": str(tmp_path / "element")})
-    elif kind == "sftp":
+    elif kind.startswith("sftp"):
         server: SshServer = request.getfixturevalue("sshd")
-        settings = sftp_settings(server, server.root)
+        settings = sftp_settings(server, server.root, transport="paramiko" if kind.endswith("paramiko") else "ssh")
     elif kind == "s3":
         settings = s3_settings(request.getfixturevalue("s3"), tmp_path)
     else:

@@ -28,17 +28,27 @@ from dtscore.errors import (
 from storage.file import FileElement
 from storage.registry import make
 from storage.sftp import SftpElement
-from storage.sftp_link import SftpClient
+from storage.sftp_client import SftpClient
 from tests.services import SshServer, free_port, make_key
 from tests.storage.conftest import Put, sftp_settings
 from tests.storage.helpers import land_one
 from tests.storage.test_contract import read
 from tests.storage.test_landing import PATH, everything
 
+_chosen = {"transport": "auto"}
+
+
+@pytest.fixture(params=["ssh", "paramiko"], autouse=True)
+def transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> str:
+    """Run each test on both transports."""
+    name: str = request.param
+    monkeypatch.setitem(_chosen, "transport", name)
+    return name
+
 
 def element_on(server: SshServer, root: Path | None = None, **more: str) -> SftpElement:
-    """Return an element on the server."""
-    made = make(sftp_settings(server, root or server.root, **more))
+    """Return an element on the server, by the test's transport."""
+    made = make(sftp_settings(server, root or server.root, **{**_chosen, **more}))
     assert isinstance(made, SftpElement)
     return made
 
@@ -277,16 +287,6 @@ def test_full_and_read_only_disks_are_told_apart(sshd: SshServer, source: FileEl
         subprocess.run(["umount", "-l", str(root)], check=True)
 
 
-def read_at_last(element: SftpElement, path: str) -> bytes:
-    """Read a file; the first tries may still meet a connection that is dead and not yet known to be."""
-    deadline = time.monotonic() + 20
-    while True:
-        try:
-            return read(element, path)
-        except WorkError as error:
-            assert error.outage and time.monotonic() < deadline
-
-
 def test_errors_never_leave_the_tree(sshd: SshServer, put: Put) -> None:
     """Sessions killed again and again while eight threads work: all that ever comes out are WorkErrors."""
     element = element_on(sshd)
@@ -313,5 +313,5 @@ def test_errors_never_leave_the_tree(sshd: SshServer, put: Put) -> None:
     for thread in threads:
         thread.join()
     assert strange == []
-    assert len(read_at_last(element, "x")) == 3 << 20
+    assert len(read(element, "x")) == 3 << 20
     element.close()
