@@ -8,14 +8,21 @@ from __future__ import annotations
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from dtscore.database import BigId, UtcDateTime, metadata
+from dtscore.database import BigId, UtcDateTime, metadata, one_of
 
 attempts = sa.Table(
     "accounting_attempts",
     metadata,
-    sa.Column("id", BigId, primary_key=True, comment="number of the row"),
-    sa.Column("file_id", sa.BigInteger, nullable=False, comment="the file's row in the request database"),
-    sa.Column("attempt", sa.Integer, nullable=False, comment="number of the attempt at this file, from 1"),
+    sa.Column(
+        "file_id", BigId, primary_key=True, autoincrement=False, comment="the file's row in the request database"
+    ),
+    sa.Column(
+        "attempt",
+        sa.Integer,
+        primary_key=True,
+        autoincrement=False,
+        comment="number of the attempt at this file, from 1",
+    ),
     sa.Column("request_id", sa.BigInteger, nullable=False, comment="the request that asked for it"),
     sa.Column("operation_type", sa.Text, nullable=False, comment="transfer, register, remove, verify, …"),
     # DIRAC's User. Not named so: PostgreSQL answers `SELECT user` with the database's own user.
@@ -39,10 +46,9 @@ attempts = sa.Table(
     # Kept, not computed: there is no expression for the day or hour of a moment that both databases understand.
     sa.Column("day", sa.Date, nullable=False, comment="UTC day of ended_at"),
     sa.Column("hour", sa.SmallInteger, nullable=False, comment="UTC hour of ended_at, 0 to 23"),
-    sa.UniqueConstraint("file_id", "attempt"),
-    sa.CheckConstraint("final_status IN ('Done', 'Failed', 'Cancelled', 'Retried')", name="final_status"),
+    sa.CheckConstraint(one_of("final_status", ("Done", "Failed", "Cancelled", "Retried")), name="final_status"),
     sa.Index(None, "ended_at"),
-    sa.Index(None, "day"),
+    sqlite_with_rowid=False,
 )
 
 MEASURES = """\

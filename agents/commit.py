@@ -6,6 +6,7 @@ import dataclasses
 import time
 from collections import Counter
 from collections.abc import Sequence
+from dataclasses import dataclass
 from datetime import timedelta
 
 import structlog
@@ -17,61 +18,122 @@ from agents.attempt import CatalogChanges
 from agents.outcome import Ended
 from agents.services import Services
 from catalog import store as catalog
-from dtscore.database import now
+from dtscore.driver import pipelined
+from dtscore.errors import StaleAssignmentError, StateError
 from reqdb import store
 from reqdb.states import State
+from reqdb.store import ClaimedFile, OperationView
 
 log = structlog.get_logger()
 
 
-def write(
-    connection: Connection, token: int, channel_id: int, ended: Sequence[Ended], services: Services
-) -> tuple[set[str], Counter[str]]:
-    """Write what ended under `token`; what the token no longer holds is left out, for it is another agent's now.
+@dataclass(frozen=True, slots=True)
+class Turned:
+    """What a turn did: the kinds of operations that have new work, files by their new state, and the next batch."""
 
-    Returns the kinds of operations that have new work, and how many files went to which state.
+    ready: set[str]
+    states: Counter[str]
+    following: list[ClaimedFile]
+
+
+def take_turn(
+    connection: Connection,
+    token: int,
+    ended: Sequence[Ended],
+    services: Services,
+    *,
+    unworked: Sequence[ClaimedFile] = (),
+    batch: int = 0,
+    leave: bool = False,
+    views: dict[int, OperationView] | None = None,
+) -> Turned:
+    """Write what ended under `token`, hand back what was not begun, and claim up to `batch` files.
+
+    What the token no longer holds is left out, for it is another agent's now. With `leave` the place is given up where
+    nothing is claimed.
     """
-    still_held = store.held(connection, token)
-    ours = [one for one in ended if one.outcome.file.id in still_held]
-    if len(ours) < len(ended):
-        log.warning("stale results refused", token=token, files=len(ended) - len(ours))
-    if not ours:
-        return set(), Counter()
+    turn = store.Turn(connection, token, views)
+    taken = _take(turn, ended)
     begun = time.monotonic()
-    ours = _write_catalog(connection, ours)
-    registering = (time.monotonic() - begun) / len(ours)
-    ready = store.finish(connection, token, [one.outcome for one in ours])
-    accounting.record(connection, [_record(one, registering, services.node) for one in ours])
-    _mind_channel(connection, channel_id, ours, services)
-    return ready, Counter(one.outcome.state.value for one in ours)
+    ours = _write_catalog(turn, taken)
+    registering = (time.monotonic() - begun) / max(1, len(ours))
+    _write_further(turn, ours)
+    with pipelined(connection):
+        turn.keep([one.outcome for one in ours])
+        accounting.record(connection, [_record(one, registering, services.node) for one in ours])
+        following = turn.claim(batch)
+    _mind_channel(turn, ours, services)
+    turn.hand_back([file.id for file in unworked])
+    if leave and not following:
+        turn.release()
+    return Turned(turn.settle(), Counter([one.outcome.state.value for one in ours]), following)
 
 
-def _write_catalog(connection: Connection, ended: Sequence[Ended]) -> list[Ended]:
-    """Write the catalog's part; a registration that it refuses makes its file fail instead."""
-    changes = [one.changes for one in ended]
-    conflicts = {
-        conflict.lfn: conflict.message
-        for conflict in catalog.register(connection, [r for change in changes for r in change.registrations])
-    }
-    catalog.verified(connection, [verified for change in changes for verified in change.verified])
+def _take(turn: store.Turn, ended: Sequence[Ended]) -> list[Ended]:
+    """Write the ends of the files that the token still holds; return those."""
+    taken = {outcome.file.id for outcome in turn.take([one.outcome for one in ended])}
+    ours = [one for one in ended if one.outcome.file.id in taken]
+    if len(ours) < len(ended):
+        log.warning("stale results refused", token=turn.token, files=len(ended) - len(ours))
+    return [_held(turn, one) for one in ours]
+
+
+def _held(turn: store.Turn, one: Ended) -> Ended:
+    """Hold what another room is to write with a file; a result that nobody wants any more makes it fail instead."""
+    if one.changes.further is None:
+        return one
+    try:
+        one.changes.further.hold(turn.connection)
+    except StateError as error:
+        outcome = dataclasses.replace(
+            one.outcome, state=State.FAILED, error_class=StaleAssignmentError.error_class, size=None, checksum=None,
+            error=f"{error.message}; the copy made stays on {one.outcome.file.target} and is not registered",
+        )  # fmt: skip
+        turn.refuse(outcome)
+        return Ended(outcome, one.achieved, CatalogChanges())
+    return one
+
+
+def _write_further(turn: store.Turn, ended: Sequence[Ended]) -> None:
+    """Write what other rooms have to say of the files that are Done, and tell it in the requests' histories."""
     for one in ended:
-        _mark(connection, one)
+        if one.changes.further is None or one.outcome.state is not State.DONE:
+            continue
+        file = one.outcome.file
+        for kind, message in one.changes.further.write(turn.connection):
+            store.note(
+                turn.connection, turn.now, file.operation.request_id, kind, message,
+                operation_id=file.operation.id, file_id=file.id,
+            )  # fmt: skip
+
+
+def _write_catalog(turn: store.Turn, ended: list[Ended]) -> list[Ended]:
+    """Write the catalog's part; a registration that it refuses makes its file fail instead."""
+    connection, changes = turn.connection, [one.changes for one in ended]
+    found = catalog.register(connection, [r for change in changes for r in change.registrations], turn.now)
+    verified = [verified for change in changes for verified in change.verified]
+    if verified:
+        catalog.verified(connection, verified)
+    for one in ended:
+        if one.changes.marks:
+            _mark(turn, one)
     for change in changes:
         for trashed in change.trashed:
             catalog.put_in_trash(connection, trashed)
         for lfn, element in change.withdrawn:
             catalog.unregister(connection, lfn, element)
     _forget_empty(connection, sorted({lfn for change in changes for lfn, _ in change.withdrawn}))
-    return [_refused(one, conflicts) for one in ended]
+    conflicts = {conflict.lfn: conflict.message for conflict in found}
+    return [_refused(turn, one, conflicts) for one in ended] if conflicts else ended
 
 
-def _mark(connection: Connection, one: Ended) -> None:
+def _mark(turn: store.Turn, one: Ended) -> None:
     """Mark the replicas that turned out bad, and report them as events of the request that met them."""
     for lfn, element, state, error in one.changes.marks:
-        if catalog.mark(connection, lfn, element, state, error):
+        if catalog.mark(turn.connection, lfn, element, state, error):
             file = one.outcome.file
             store.note(
-                connection, now(connection), file.operation.request_id, "bad-replica",
+                turn.connection, turn.now, file.operation.request_id, "bad-replica",
                 f"{lfn} on {element} is {state}: {error}", operation_id=file.operation.id, file_id=file.id,
             )  # fmt: skip
 
@@ -85,7 +147,7 @@ def _forget_empty(connection: Connection, lfns: Sequence[str]) -> None:
             catalog.forget(connection, lfn)
 
 
-def _refused(one: Ended, conflicts: dict[str, str]) -> Ended:
+def _refused(turn: store.Turn, one: Ended, conflicts: dict[str, str]) -> Ended:
     message = conflicts.get(one.outcome.file.lfn)
     if message is None or not one.changes.registrations:
         return one
@@ -93,6 +155,7 @@ def _refused(one: Ended, conflicts: dict[str, str]) -> Ended:
         one.outcome, state=State.FAILED, error_class="catalog-conflict", size=None, checksum=None,
         error=f"{message}; the copy made stays on {one.outcome.file.target} and is not registered",
     )  # fmt: skip
+    turn.refuse(outcome)
     return dataclasses.replace(one, outcome=outcome)
 
 
@@ -139,12 +202,15 @@ def _lost_record(lost: store.LostAttempt) -> AttemptRecord:
     )  # fmt: skip
 
 
-def _mind_channel(connection: Connection, channel_id: int, ended: Sequence[Ended], services: Services) -> None:
+def _mind_channel(turn: store.Turn, ended: Sequence[Ended], services: Services) -> None:
     """Let the channel rest after an outage, and forget earlier outages when something went through."""
     outage = next((one.outage for one in ended if one.outage), "")
+    if not outage and not turn.channel_failed:
+        return
     requests = sorted({one.outcome.file.operation.request_id for one in ended})
+    channel = turn.channel_id
     if outage:
-        seconds = store.rest_channel(connection, channel_id, outage, services.policy, requests=requests)
-        log.warning("the channel rests", channel=channel_id, seconds=round(seconds, 1), error=outage)
-    elif any(one.achieved for one in ended) and store.wake_channel(connection, channel_id, requests=requests):
-        log.info("the channel works again", channel=channel_id)
+        seconds = store.rest_channel(turn.connection, channel, outage, services.policy, requests=requests)
+        log.warning("the channel rests", channel=channel, seconds=round(seconds, 1), error=outage)
+    elif any(one.achieved for one in ended) and store.wake_channel(turn.connection, channel, requests=requests):
+        log.info("the channel works again", channel=channel)

@@ -7,16 +7,15 @@ claims the next batch; it carries the fencing token, so that a worker whose leas
 from __future__ import annotations
 
 import time
-from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 import structlog
 from sqlalchemy.engine import Connection
 
 from agents.attempt import Attempt, DrainedError
-from agents.commit import unwritable, write
-from agents.outcome import Ended, judge
+from agents.commit import Turned, take_turn, unwritable
+from agents.outcome import Ended, judge, judge_many
 from catalog import store as catalog
 from catalog.records import Entry
 from dtscore.errors import DatabaseUnavailableError, LeaseLostError
@@ -49,6 +48,7 @@ class Place:
         self.token = token
         self.waiting = waiting
         self._files = list(files)
+        self._views = {file.operation.id: file.operation for file in files}
         self._current: ClaimedFile | None = None
         self._bytes = 0
         self._left = False
@@ -122,13 +122,12 @@ class Place:
         )
         ended: list[Ended] = []
         flushed = time.monotonic()
-        for position, file in enumerate(files):
-            one = self._attempt(file, entries.get(file.lfn))
-            ended.append(one)
-            rest = files[position + 1 :]
-            if one.outage or self._must_leave():
-                return self._commit(ended, rest, leaving=True)
-            if rest and time.monotonic() - flushed > FLUSH_SECONDS:
+        while files:
+            some, files = self._work_some(files, entries)
+            ended += some
+            if any(one.outage for one in some) or self._must_leave():
+                return self._commit(ended, files, leaving=True)
+            if files and time.monotonic() - flushed > FLUSH_SECONDS:
                 self._commit(ended, [], leaving=False, claim=False)
                 ended, flushed = [], time.monotonic()
         return self._commit(ended, [], leaving=self.waiting.probing)
@@ -136,21 +135,35 @@ class Place:
     def _must_leave(self) -> bool:
         return self._agent.draining or time.monotonic() > self._turn_ends
 
-    def _attempt(self, file: ClaimedFile, entry: Entry | None) -> Ended:
-        """Make one attempt and judge how it ended; LeaseLostError passes, for nothing may be written then."""
-        self._current, self._bytes, self._heard_at = file, 0, time.monotonic()
-        attempt = Attempt(
+    def _work_some(
+        self, files: list[ClaimedFile], entries: Mapping[str, Entry]
+    ) -> tuple[list[Ended], list[ClaimedFile]]:
+        """Make attempts at the first file, or the first few together; return how they ended, and the files left.
+
+        LeaseLostError passes, for nothing may be written then.
+        """
+        some = files[: self._agent.together]
+        self._current, self._bytes, self._heard_at = some[0], 0, time.monotonic()
+        attempts = [self._attempt(file, entries.get(file.lfn), len(some)) for file in some]
+        if len(some) == 1:
+            with attempts[0].logged():
+                return [judge(self._agent, self.lease, attempts[0], self.waiting)], files[1:]
+        endings = judge_many(self._agent, self.lease, attempts, self.waiting)
+        left = [file for file, ending in zip(some, endings, strict=True) if ending is None]
+        return [ending for ending in endings if ending is not None], left + files[len(some) :]
+
+    def _attempt(self, file: ClaimedFile, entry: Entry | None, together: int) -> Attempt:
+        """Return an attempt; one of several together may take as long as all of them."""
+        seconds = self._services.config.timeout.seconds
+        return Attempt(
             file, self.token, entry=entry, check=lambda: self._check(file), progressed=self._progressed,
-            time_limit=self._services.config.timeout.seconds,
+            time_limit=lambda size: together * seconds(size),
         )  # fmt: skip
-        operation = file.operation
-        with structlog.contextvars.bound_contextvars(
-            request=operation.request_id, operation=operation.id, file=file.id, attempt=file.attempt
-        ):
-            return judge(self._agent, self.lease, attempt, self.waiting)
 
     def _check(self, file: ClaimedFile) -> None:
         self._heard_at = time.monotonic()
+        if self._current is not file:
+            self._current, self._bytes = file, 0
         if self._abandoned:
             raise LeaseLostError("the worker hung and its files were given to others", "see the storage element")
         self.lease.check(file.id)
@@ -181,25 +194,20 @@ class Place:
     def _write(
         self, ended: Sequence[Ended], unworked: Sequence[ClaimedFile], *, leaving: bool, claim: bool
     ) -> list[ClaimedFile]:
-
-        def transaction(connection: Connection) -> tuple[set[str], Counter[str], list[ClaimedFile]]:
-            ready, states = write(connection, self.token, self.waiting.channel_id, ended, self._services)
-            store.hand_back(connection, self.token, [file.id for file in unworked])
-            following: list[ClaimedFile] = []
-            if claim and not leaving:
-                batch = self._agent.settings.batch
-                following = store.claim_files(connection, self.token, self.waiting.channel_id, batch)
-            if claim and not following:
-                store.release(connection, self.token)
-            return ready, states, following
+        def transaction(connection: Connection) -> Turned:
+            batch = self._agent.settings.batch if claim and not leaving else 0
+            return take_turn(
+                connection, self.token, ended, self._services, unworked=unworked, batch=batch, leave=claim,
+                views=self._views,
+            )  # fmt: skip
 
         self._current = None
-        ready, states, following = self._services.persistently(transaction, self._must_end)
-        self._left = claim and not following
-        self._agent.ended(states)
-        if ready:
-            self._services.poke(ready)
-        return following
+        turned = self._services.persistently(transaction, self._must_end)
+        self._left = claim and not turned.following
+        self._agent.ended(turned.states)
+        if turned.ready:
+            self._services.poke(turned.ready)
+        return turned.following
 
     def _write_singly(self, ended: Sequence[Ended]) -> None:
         for one in ended:

@@ -47,6 +47,8 @@ _ALL = (
     Column("ra", "number", headers.c.ra, "right ascension in degrees"),
     Column("dec", "number", headers.c.dec, "declination in degrees"),
     Column("proposal", "text", headers.c.proposal, "proposal identifier"),
+    Column("flags", "text", headers.c.flags, "what is not as it should be: partial, header"),
+    Column("supersedes", "text", headers.c.supersedes, "logical file name of the version that this one replaces"),
     Column("element", "text", replicas.c.element, "storage element of a replica", True),
     Column("pfn", "text", replicas.c.pfn, "physical name of a replica", True),
     Column("state", "text", replicas.c.state, "state of a replica: Good, Suspect, Bad, Deleting", True),

@@ -79,11 +79,7 @@ def upsert(postgres: bool, table: sa.Table) -> postgresql.Insert | sqlite.Insert
     return postgresql.insert(table) if postgres else sqlite.insert(table)
 
 
-def compiled(postgres: bool, statement: sa.Insert, *moments: str) -> sa.TextClause:
-    """Return an INSERT … SELECT as text, to be built and compiled once: SQLAlchemy does not cache this kind.
-
-    `moments` are the names of its parameters that take datetimes.
-    """
+def compiled(postgres: bool, statement: sa.Insert) -> sa.TextClause:
+    """Return an INSERT … SELECT as text, to be built and compiled once: SQLAlchemy does not cache this kind."""
     dialect = postgresql.dialect(paramstyle="named") if postgres else sqlite.dialect(paramstyle="named")  # type: ignore[no-untyped-call]
-    text = sa.text(str(statement.compile(dialect=dialect)))
-    return text.bindparams(*(sa.bindparam(name, type_=UtcDateTime()) for name in moments))
+    return sa.text(str(statement.compile(dialect=dialect)))

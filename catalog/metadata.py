@@ -32,6 +32,8 @@ KEYWORDS: Mapping[str, tuple[str, ...]] = {
     "ra": ("RA", "TELRA", "RA_TARG"),
     "dec": ("DEC", "TELDEC", "DEC_TARG"),
     "proposal": ("PROPID", "PROP_ID", "PROPOSID", "PROPOSAL", "GEMPRGID"),
+    "flags": ("PARTIAL",),
+    "supersedes": ("SUPERSED",),
 }
 """Which keywords feed a column, best first; date, night and a position from the WCS have rules of their own."""
 
@@ -57,6 +59,8 @@ _READERS: Mapping[str, Callable[[Any], Any]] = {
     "ra": quantities.right_ascension,
     "dec": quantities.declination,
     "proposal": quantities.text,
+    "flags": lambda value: "partial" if value is True else None,
+    "supersedes": quantities.text,
 }
 
 

@@ -7,7 +7,7 @@ from __future__ import annotations
 
 import sqlalchemy as sa
 
-from dtscore.database import BigId, UtcDateTime, metadata
+from dtscore.database import BigId, UtcDateTime, metadata, one_of
 
 Name = sa.Text().with_variant(sa.Text(collation="C"), "postgresql")
 """Text that sorts by code point on both databases, so that pages of a listing come in one order everywhere."""
@@ -28,7 +28,7 @@ catalog_files = sa.Table(
     "catalog_files",
     metadata,
     sa.Column("id", BigId, primary_key=True, autoincrement=True),
-    sa.Column("folder_id", BigId, sa.ForeignKey("catalog_folders.id"), nullable=False),
+    sa.Column("folder_id", BigId, nullable=False),
     sa.Column("name", Name, nullable=False),
     sa.Column("size", sa.BigInteger, nullable=False),
     sa.Column("checksum", sa.Text, nullable=False),
@@ -42,7 +42,7 @@ catalog_files = sa.Table(
 catalog_replicas = sa.Table(
     "catalog_replicas",
     metadata,
-    sa.Column("file_id", BigId, sa.ForeignKey("catalog_files.id", ondelete="RESTRICT"), primary_key=True),
+    sa.Column("file_id", BigId, primary_key=True, autoincrement=False),
     sa.Column("element", sa.Text, primary_key=True),
     sa.Column("pfn", sa.Text, nullable=False),
     sa.Column("state", sa.Text, nullable=False),
@@ -51,11 +51,14 @@ catalog_replicas = sa.Table(
     sa.Column("verified_at", UtcDateTime),
     sa.Column("depth", sa.Text, nullable=False),
     sa.Column("error", sa.Text, nullable=False, server_default=""),
-    sa.CheckConstraint("state IN ('Good', 'Suspect', 'Bad', 'Deleting')", name="state_known"),
+    sa.CheckConstraint(one_of("state", STATES), name="state_known"),
     sa.CheckConstraint("state <> 'Good' OR verified_at IS NOT NULL", name="good_is_verified"),
     sa.Index("ix_catalog_replicas_element_state", "element", "state"),
     sqlite_with_rowid=False,
 )
+
+"""No foreign keys from file to folder and from replica to file: checking them costs as much as the insert itself.
+Folders are never deleted, and the one place that deletes an entry does it only where no replica is left."""
 
 catalog_metadata = sa.Table(
     "catalog_metadata",
@@ -75,6 +78,8 @@ catalog_metadata = sa.Table(
     sa.Column("ra", sa.Double),
     sa.Column("dec", sa.Double),
     sa.Column("proposal", sa.Text),
+    sa.Column("flags", sa.Text),
+    sa.Column("supersedes", sa.Text),
     sa.Index("ix_catalog_metadata_night_filter", "night", "filter"),
     sa.Index("ix_catalog_metadata_exposure", "exposure"),
     sa.Index("ix_catalog_metadata_object", "object"),

@@ -13,7 +13,8 @@ class Metadata:
 
     `exposure_time` is in seconds, `ra` and `dec` in degrees (ICRS or as the telescope wrote them), `date` is the
     start of the exposure in UTC, `night` the local date at which the observing night began, `filter` the band's
-    letter or short name and `physical_filter` the instrument's full name for it.
+    letter or short name and `physical_filter` the instrument's full name for it. `flags` are the builder's words, such
+    as 'partial', and `supersedes` is the LFN of the version that this one replaces.
     """
 
     instrument: str | None = None
@@ -30,13 +31,16 @@ class Metadata:
     ra: float | None = None
     dec: float | None = None
     proposal: str | None = None
+    flags: str | None = None
+    supersedes: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
 class Registration:
     """One replica to be written down: `size` in bytes, `checksum` as 'adler32:03da0195', `pfn` below the element.
 
-    `depth` says how it was checked: 'full', 'readback', 'size', or 'declared' (by nobody: the replica is Suspect).
+    `depth` says how it was checked: 'full', 'readback', 'server-readback' (docs/catalog.md), 'size', or 'declared' (by
+    nobody: the replica is Suspect).
     `replace` allows the entry to take another size and checksum.
     """
 

@@ -6,7 +6,7 @@ import functools
 import re
 from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
-from operator import attrgetter
+from operator import attrgetter, itemgetter
 from typing import Any
 
 import sqlalchemy as sa
@@ -19,29 +19,37 @@ from catalog.models import catalog_folders as folders
 from catalog.models import catalog_metadata as headers
 from catalog.models import catalog_replicas as replicas
 from catalog.records import Conflict, Registration
-from dtscore.database import UtcDateTime, now
+from dtscore.bulk import InsertNew, InsertRows
+from dtscore.database import now
+from dtscore.driver import Prepared, is_postgres
 from dtscore.errors import UsageError
 from dtscore.names import check_element_name, check_lfn, check_pfn, split_lfn
 
 _CHECKSUM = re.compile(r"[a-z][a-z0-9_-]*:[0-9a-f]+\Z")
 _HEADER_NAMES = [column.name for column in headers.columns if column.name != "file_id"]
 _header_values = attrgetter(*_HEADER_NAMES)
+_by_name = attrgetter("lfn", "element")
 
 
-def register(connection: Connection, registrations: Sequence[Registration]) -> list[Conflict]:
+def register(
+    connection: Connection, registrations: Sequence[Registration], at: datetime | None = None
+) -> list[Conflict]:
     """Write replicas down and make their files and folders known; return those that were left out.
 
     A replica becomes Good, verified now; with depth 'declared' a new one becomes Suspect and a known one stays as it
     is. Left out is what has another size or checksum than its entry (of two algorithms only the sizes are compared),
     unless it says `replace`: the entry is changed then, and its other replicas become Bad. Doing it twice is doing it
-    once. Raises UsageError for a registration without size or checksum, NameRefusedError for a bad name.
+    once. `at` is the database's clock, where the caller has just read it. Raises UsageError for a registration without
+    size or checksum, NameRefusedError for a bad name.
     """
     for element in {registration.element for registration in registrations}:
         check_element_name(element)
     for registration in registrations:
         _check(registration)
-    moment = now(connection)
-    ordered = sorted(registrations, key=lambda each: (split_lfn(each.lfn), each.element))
+    if not registrations:
+        return []
+    moment = at or now(connection)
+    ordered = sorted(registrations, key=_by_name)
     conflicts: list[Conflict] = []
     for part in _whole_names(ordered):
         conflicts += _register_part(connection, part, moment)
@@ -63,7 +71,8 @@ def _check(registration: Registration) -> None:
             "nothing is registered without one; write it as adler32:03da0195, in lower case",
         )
     if not registration.depth:
-        raise UsageError(f"{registration.lfn} does not say how it was checked", "say full, readback, size or declared")
+        hint = "say full, readback, server-readback, size or declared"
+        raise UsageError(f"{registration.lfn} does not say how it was checked", hint)
 
 
 def _whole_names(ordered: Sequence[Registration]) -> Iterable[list[Registration]]:
@@ -80,16 +89,16 @@ def _whole_names(ordered: Sequence[Registration]) -> Iterable[list[Registration]
 
 def _register_part(connection: Connection, part: list[Registration], moment: datetime) -> list[Conflict]:
     by_name = {registration.lfn: registration for registration in reversed(part)}
-    _insert_files(connection, list(reversed(by_name.values())), moment)
-    lock = "update" if any(registration.replace for registration in part) else "share"
-    known = file_rows(connection, list(by_name), lock=lock)
+    known = _insert_files(connection, list(reversed(by_name.values())), moment)
+    if len(known) < len(by_name):
+        lock = "update" if any(registration.replace for registration in part) else "share"
+        known.update(file_rows(connection, [lfn for lfn in by_name if lfn not in known], lock=lock))
     replaced = _choose_replacements(part, known)
     _replace(connection, replaced, known)
     accepted: list[Registration] = []
     conflicts: list[Conflict] = []
     for registration in part:
-        row = known[registration.lfn]
-        entry = replaced.get(registration.lfn, row)
+        entry = replaced.get(registration.lfn) or known[registration.lfn]
         if _same(entry.size, entry.checksum, registration):
             accepted.append(registration)
         else:
@@ -102,8 +111,10 @@ def _register_part(connection: Connection, part: list[Registration], moment: dat
 def _same(size: int, checksum: str, registration: Registration) -> bool:
     if size != registration.size:
         return False
+    if checksum == registration.checksum:
+        return True
     ours, theirs = checksum.partition(":")[0], registration.checksum.partition(":")[0]
-    return ours != theirs or checksum == registration.checksum
+    return ours != theirs
 
 
 def _conflict(registration: Registration, size: int, checksum: str) -> Conflict:
@@ -114,26 +125,28 @@ def _conflict(registration: Registration, size: int, checksum: str) -> Conflict:
     )
 
 
-def _insert_files(connection: Connection, wanted: list[Registration], moment: datetime) -> None:
-    """Insert the files that are not known yet, in the order of their names: two agents never wait in a circle."""
+def _insert_files(connection: Connection, wanted: list[Registration], moment: datetime) -> dict[str, FileRow]:
+    """Insert the files that are not known yet; return those, which nobody else can see before the commit.
+
+    They go in in the order of their names, so that two agents never wait in a circle.
+    """
     pairs = [split_lfn(registration.lfn) for registration in wanted]
     numbers = ensure_folders(connection, {folder for folder, _ in pairs})
-    values: dict[str, Sequence[Any]] = {
-        "folder_id": [numbers[folder] for folder, _ in pairs],
-        "name": [name for _, name in pairs],
-        "size": [registration.size for registration in wanted],
-        "checksum": [registration.checksum for registration in wanted],
+    rows = [
+        (numbers[folder], name, registration.size, registration.checksum, moment)
+        for (folder, name), registration in zip(pairs, wanted, strict=True)
+    ]
+    new = _INSERT_FILES.run(connection, rows)
+    return {
+        registration.lfn: FileRow(new[row[:2]], registration.size, registration.checksum)
+        for row, registration in zip(rows, wanted, strict=True)
+        if row[:2] in new
     }
-    postgres = connection.dialect.name == "postgresql"
-    connection.execute(_files_insert(postgres), {**given_values(postgres, values), "moment": moment})
 
 
-@functools.cache
-def _files_insert(postgres: bool) -> sa.TextClause:
-    rows = given_shape(postgres, {name: files.c[name].type for name in ("folder_id", "name", "size", "checksum")})
-    chosen = sa.select(*rows.c, sa.bindparam("moment", type_=UtcDateTime())).where(sa.true())
-    statement = upsert(postgres, files).from_select([*rows.c.keys(), "registered_at"], chosen)
-    return compiled(postgres, statement.on_conflict_do_nothing(), "moment")
+_INSERT_FILES = InsertNew(
+    files, ("folder_id", "name", "size", "checksum", "registered_at"), key=("folder_id", "name"), number="id"
+)
 
 
 def ensure_folders(connection: Connection, paths: Iterable[str]) -> dict[str, int]:
@@ -163,15 +176,21 @@ def _folder_numbers(connection: Connection, paths: Iterable[str]) -> dict[str, i
     asked = sorted(paths)
     if not asked:
         return {}
-    postgres = connection.dialect.name == "postgresql"
-    found = connection.execute(_folders_by_path(postgres), given_values(postgres, {"path": asked}))
-    return {row.path: row.id for row in found}
+    if is_postgres(connection):
+        return dict(_FOLDERS_BY_PATH.run(connection, {"paths": asked}))
+    found: dict[str, int] = {}
+    for path in asked:
+        found.update(_FOLDERS_BY_PATH.run(connection, {"path": path}))
+    return found
 
 
-@functools.cache
-def _folders_by_path(postgres: bool) -> sa.Select[Any]:
-    rows = given_shape(postgres, {"path": sa.Text()})
-    return sa.select(folders.c.path, folders.c.id).select_from(rows.join(folders, folders.c.path == rows.c.path))
+def _folders_query(postgres: bool) -> sa.Select[Any]:
+    one = sa.bindparam("path", type_=sa.Text)
+    any_one = sa.any_(sa.bindparam("paths", type_=sa.ARRAY(sa.Text)))
+    return sa.select(folders.c.path, folders.c.id).where(folders.c.path == (any_one if postgres else one))
+
+
+_FOLDERS_BY_PATH = Prepared(_folders_query)
 
 
 def _insert_folders(connection: Connection, paths: list[str], known: Mapping[str, int]) -> None:
@@ -227,34 +246,23 @@ def _insert_replicas(
 ) -> None:
     """Upsert in the order of (file, element); of two registrations of one replica in a call the last counts."""
     unique = {(known[registration.lfn].id, registration.element): registration for registration in wanted}
-    if not unique:
-        return
-    keys = sorted(unique)
-    values: dict[str, Sequence[Any]] = {
-        "file_id": [number for number, _ in keys],
-        "element": [element for _, element in keys],
-        "pfn": [unique[key].pfn for key in keys],
-        "depth": [unique[key].depth for key in keys],
-    }
-    postgres = connection.dialect.name == "postgresql"
     verified = moment if state == "Good" else None
-    parameters = {**given_values(postgres, values), "moment": moment, "verified": verified}
-    connection.execute(_replicas_insert(postgres, state), parameters)
+    rows = [
+        (number, element, one.pfn, state, moment, verified, one.depth)
+        for (number, element), one in sorted(unique.items(), key=_by_key)
+    ]
+    (_WRITE_GOOD if state == "Good" else _WRITE_SUSPECT).run(connection, rows)
 
 
-@functools.cache
-def _replicas_insert(postgres: bool, state: str) -> sa.TextClause:
-    rows = given_shape(postgres, {name: replicas.c[name].type for name in ("file_id", "element", "pfn", "depth")})
-    moments = (sa.bindparam(name, type_=UtcDateTime()) for name in ("moment", "verified"))
-    chosen = sa.select(*rows.c, sa.literal_column(f"'{state}'"), *moments).where(sa.true())
-    names = [*rows.c.keys(), "state", "registered_at", "verified_at"]
-    statement = upsert(postgres, replicas).from_select(names, chosen)
-    if state != "Good":
-        return compiled(postgres, statement.on_conflict_do_nothing(), "moment", "verified")
-    renewed = {name: statement.excluded[name] for name in ("pfn", "state", "verified_at", "depth")}
-    cleared: dict[str, Any] = {"error": sa.literal_column("''"), "state_before": sa.literal_column("''")}
-    statement = statement.on_conflict_do_update(index_elements=["file_id", "element"], set_={**renewed, **cleared})
-    return compiled(postgres, statement, "moment", "verified")
+_by_key = itemgetter(0)
+_REPLICA_COLUMNS = ("file_id", "element", "pfn", "state", "registered_at", "verified_at", "depth")
+_WRITE_SUSPECT = InsertRows(replicas, _REPLICA_COLUMNS, "ON CONFLICT (file_id, element) DO NOTHING")
+_WRITE_GOOD = InsertRows(
+    replicas,
+    _REPLICA_COLUMNS,
+    "ON CONFLICT (file_id, element) DO UPDATE SET pfn = excluded.pfn, state = excluded.state,"
+    " verified_at = excluded.verified_at, depth = excluded.depth, error = '', state_before = ''",
+)
 
 
 def _write_headers(connection: Connection, accepted: list[Registration], known: Mapping[str, FileRow]) -> None:
@@ -266,5 +274,7 @@ def _write_headers(connection: Connection, accepted: list[Registration], known: 
         for number in sorted(found)
     ]
     statement = upsert(connection.dialect.name == "postgresql", headers)
-    renewed = {name: statement.excluded[name] for name in _HEADER_NAMES}
+    renewed: dict[str, Any] = {name: statement.excluded[name] for name in _HEADER_NAMES}
+    # What the builder flagged stays, also when another replica's header, which need not say it, is read.
+    renewed["flags"] = sa.func.coalesce(headers.c.flags, statement.excluded.flags)
     connection.execute(statement.on_conflict_do_update(index_elements=["file_id"], set_=renewed), rows)

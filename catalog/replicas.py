@@ -87,7 +87,8 @@ def forget(connection: Connection, lfn: str) -> bool:
     left = list(connection.scalars(sa.select(replicas.c.element).where(replicas.c.file_id == row.id)))
     if left:
         raise StateError(f"{lfn} still has a replica on {', '.join(sorted(left))}", "remove the replicas first")
-    return connection.execute(sa.delete(files).where(files.c.id == row.id)).rowcount == 1
+    replica = sa.exists().where(replicas.c.file_id == files.c.id)
+    return connection.execute(sa.delete(files).where(files.c.id == row.id, ~replica)).rowcount == 1
 
 
 def withdraw(connection: Connection, lfn: str, element: str, *, last_copy: bool = False) -> Withdrawn:

@@ -3,105 +3,258 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Sequence
+import re
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from datetime import date, datetime
 from typing import Any
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
+from dtscore.database import UtcDateTime
+from dtscore.driver import is_postgres, moment_text, moment_texts, raw
+
+
+class Rows:
+    """Plain rows for some columns of a table, written by one statement that is put together once for each database.
+
+    On PostgreSQL each column is one array parameter of `unnest`; on SQLite the statement runs for each row. Values are
+    what the columns hold: text, integers, floats, aware datetimes, dates or their text, None.
+    """
+
+    def __init__(self, table: sa.Table, columns: Sequence[str]) -> None:
+        """Name the columns in the order of the rows' values."""
+        self._table, self._columns = table, tuple(columns)
+        self._names = ", ".join(columns)
+        self._marks = ", ".join("?" * len(columns))
+        self._texts: dict[bool, str] = {}
+        kinds = [table.c[name].type for name in columns]
+        self._moments = [index for index, kind in enumerate(kinds) if isinstance(kind, UtcDateTime)]
+        self._dates = [index for index, kind in enumerate(kinds) if isinstance(kind, sa.Date)]
+        self._literals = [_literal_of(kind) for kind in kinds]
+
+    def _text(self, connection: Connection) -> str:
+        postgres = is_postgres(connection)
+        if postgres not in self._texts:
+            self._texts[postgres] = self._postgres(connection) if postgres else self._sqlite()
+        return self._texts[postgres]
+
+    def _postgres(self, connection: Connection) -> str:
+        raise NotImplementedError
+
+    def _sqlite(self) -> str:
+        raise NotImplementedError
+
+    def _fresh(self, connection: Connection) -> str:
+        """Return the rows as a table expression of PostgreSQL: an array parameter, named like it, for each column."""
+        kinds = (self._table.c[name].type.compile(connection.dialect) for name in self._columns)
+        types = (kind.partition(" COLLATE ")[0] for kind in kinds)
+        return ", ".join(f"%({name})s::{kind}[]" for name, kind in zip(self._columns, types, strict=True))
+
+    def _arrays(self, rows: Sequence[Sequence[Any]]) -> dict[str, Any]:
+        columns = zip(*rows, strict=True)
+        return {
+            name: _array(literal, column)
+            for name, literal, column in zip(self._columns, self._literals, columns, strict=True)
+        }
+
+    def _bound(self, rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:
+        """Turn moments and dates into what SQLite stores."""
+        if not self._moments and not self._dates:
+            return rows
+        columns: list[Any] = list(zip(*rows, strict=True))
+        for index in self._moments:
+            columns[index] = moment_texts(columns[index])
+        for index in self._dates:
+            columns[index] = [_date_text(value) for value in columns[index]]
+        return zip(*columns, strict=True)
+
+
+class InsertRows(Rows):
+    """INSERT of many rows; `ending` is what stands behind it, as ON CONFLICT … DO NOTHING."""
+
+    def __init__(self, table: sa.Table, columns: Sequence[str], ending: str = "") -> None:
+        """Name the columns in the order of the rows' values."""
+        super().__init__(table, columns)
+        self._ending = ending
+
+    def run(self, connection: Connection, rows: Sequence[Sequence[Any]]) -> None:
+        """Insert the rows in their order."""
+        if not rows:
+            return
+        if is_postgres(connection):
+            raw(connection).execute(self._text(connection), self._arrays(rows))
+        else:
+            raw(connection).executemany(self._text(connection), self._bound(rows))
+
+    def _postgres(self, connection: Connection) -> str:
+        fresh = self._fresh(connection)
+        return f"INSERT INTO {self._table.name} ({self._names}) SELECT * FROM unnest({fresh}) {self._ending}"  # noqa: S608
+
+    def _sqlite(self) -> str:
+        return f"INSERT INTO {self._table.name} ({self._names}) VALUES ({self._marks}) {self._ending}"  # noqa: S608
+
+
+class InsertNew(Rows):
+    """INSERT of those rows alone whose key is not there yet; it tells their numbers."""
+
+    def __init__(self, table: sa.Table, columns: Sequence[str], *, key: Sequence[str], number: str) -> None:
+        """`key`, the first of the columns, is unique; `number` is the primary key, which nobody gives but this room."""
+        super().__init__(table, columns)
+        self._keys, self._number = ", ".join(key), number
+        self._width = len(key)
+
+    def run(self, connection: Connection, rows: Sequence[Sequence[Any]]) -> dict[Any, int]:
+        """Insert the rows in their order; return the numbers of the new ones by their keys."""
+        if not rows:
+            return {}
+        if is_postgres(connection):
+            found = raw(connection).execute(self._text(connection), self._arrays(rows)).fetchall()
+            return {tuple(key): number for *key, number in found}
+        table, cursor = self._table.name, raw(connection).cursor()
+        (last,) = cursor.execute(f"SELECT max({self._number}) FROM {table}").fetchone()  # noqa: S608
+        first = (last or 0) + 1
+        cursor.executemany(self._text(connection), [(first + i, *row) for i, row in enumerate(self._bound(rows))])
+        if cursor.rowcount == len(rows):
+            return {tuple(row[: self._width]): first + i for i, row in enumerate(rows)}
+        query = f"SELECT {self._keys}, {self._number} FROM {table} WHERE {self._number} >= ?"  # noqa: S608
+        return {tuple(key): number for *key, number in cursor.execute(query, (first,))}
+
+    def _postgres(self, connection: Connection) -> str:
+        return (
+            f"INSERT INTO {self._table.name} ({self._names}) SELECT * FROM unnest({self._fresh(connection)})"  # noqa: S608
+            f" ON CONFLICT ({self._keys}) DO NOTHING RETURNING {self._keys}, {self._number}"
+        )
+
+    def _sqlite(self) -> str:
+        """Return the statement; the numbers are given, for the caller has the write lock and nobody takes them."""
+        names = f"{self._number}, {self._names}"
+        return (
+            f"INSERT INTO {self._table.name} ({names}) VALUES (?, {self._marks}) ON CONFLICT ({self._keys}) DO NOTHING"  # noqa: S608
+        )
+
+
+class UpdateRows(Rows):
+    """UPDATE of many rows by their key, the first column, of those alone that a condition names.
+
+    `where` is SQL on the table with `:name` for its values; few rows meet it, and there is an index for it. `fixed` is
+    what all rows are set to, in SQL.
+    """
+
+    def __init__(self, table: sa.Table, columns: Sequence[str], *, where: str, fixed: str) -> None:
+        """Name the key and the columns in the order of the rows' values."""
+        super().__init__(table, columns)
+        self._where, self._fixed = where, fixed
+
+    def run(self, connection: Connection, rows: Sequence[Sequence[Any]], values: Mapping[str, Any]) -> set[Any]:
+        """Change the rows that meet the condition with `values` in it; return their keys."""
+        if not rows:
+            return set()
+        if is_postgres(connection):
+            changed = raw(connection).execute(self._text(connection), {**self._arrays(rows), **values}).fetchall()
+            return {key for (key,) in changed}
+        key = self._columns[0]
+        chosen = raw(connection).execute(f"SELECT {key} FROM {self._table.name} WHERE {self._where}", values)  # noqa: S608
+        known = {number for (number,) in chosen}
+        found = [row for row in rows if row[0] in known]
+        if found:
+            raw(connection).executemany(self._text(connection), [(*row[1:], row[0]) for row in self._bound(found)])
+        return {row[0] for row in found}
+
+    def _postgres(self, connection: Connection) -> str:
+        name, key = self._table.name, self._columns[0]
+        changes = ", ".join(f"{column} = fresh.{column}" for column in self._columns[1:])
+        where = re.sub(r":(\w+)", r"%(\1)s", self._where)
+        return (
+            f"UPDATE {name} SET {self._fixed}, {changes} FROM unnest({self._fresh(connection)}) AS fresh({self._names})"  # noqa: S608
+            f" WHERE {name}.{key} = fresh.{key} AND {where} RETURNING {name}.{key}"
+        )
+
+    def _sqlite(self) -> str:
+        changes = ", ".join(f"{column} = ?" for column in self._columns[1:])
+        return f"UPDATE {self._table.name} SET {self._fixed}, {changes} WHERE {self._columns[0]} = ?"  # noqa: S608
+
+
+def _array(literal: Callable[[Sequence[Any]], str], column: tuple[Any, ...]) -> str:
+    """Return a column as a literal; in a batch most columns hold one value again and again."""
+    first = column[0]
+    if len(column) > 1 and first == first and column.count(first) == len(column):
+        return "{" + ",".join([literal((first,))[1:-1]] * len(column)) + "}"
+    return literal(column)
+
+
+def _date_text(value: date | str | None) -> str | None:
+    return value if value is None or isinstance(value, str) else value.isoformat()
+
+
+def _literal_of(kind: sa.types.TypeEngine[Any]) -> Callable[[Sequence[Any]], str]:
+    """Return what makes a literal of a PostgreSQL array of a column; psycopg's own way takes ten times longer."""
+    if isinstance(kind, UtcDateTime):
+        return _moments
+    if isinstance(kind, sa.Date):
+        return _dates
+    if isinstance(kind, (sa.Integer, sa.Float)):
+        return _numbers
+    if isinstance(kind, sa.Text):
+        return _words
+    raise TypeError(f"no array literal for {kind!r}")
+
+
+def _numbers(column: Sequence[float | None]) -> str:
+    if None in column:
+        return "{" + ",".join(["NULL" if value is None else repr(value) for value in column]) + "}"
+    return "{" + ",".join(map(repr, column)) + "}"
+
+
+def _words(column: Sequence[str | None]) -> str:
+    if None not in column:
+        joined = '","'.join(column)  # type: ignore[arg-type]
+        if "\\" not in joined and joined.count('"') == 2 * (len(column) - 1):
+            return '{"' + joined + '"}'
+    return "{" + ",".join(["NULL" if value is None else _quoted(value) for value in column]) + "}"
+
+
+def _quoted(value: str) -> str:
+    escaped = value.replace("\\", "\\\\").replace('"', '\\"')
+    return f'"{escaped}"'
+
+
+def _moments(column: Sequence[datetime | None]) -> str:
+    return _words([None if text is None else f"{text}+00" for text in moment_texts(column)])
+
+
+def _dates(column: Sequence[date | str | None]) -> str:
+    return _words([_date_text(value) for value in column])
+
 
 def insert_many(connection: Connection, table: sa.Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
-    """Insert plain rows, in the order of `columns`: COPY on PostgreSQL, executemany on SQLite.
+    """Insert plain rows, in the order of `columns`, however many: COPY on PostgreSQL, executemany on SQLite.
 
     Values go to the driver as they are; a UtcDateTime column takes aware datetimes on both.
     """
     names = ", ".join(columns)
-    if connection.dialect.name == "postgresql":
-        raw = connection.connection.driver_connection
-        assert raw is not None
-        with raw.cursor() as cursor, cursor.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
+    if is_postgres(connection):
+        with raw(connection).cursor() as cursor, cursor.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
             for row in rows:
                 copy.write_row(row)
         return
     marks = ", ".join("?" * len(columns))
-    processors = _processors(connection, table, columns)
-    raw = connection.connection.driver_connection
-    assert raw is not None
-    raw.executemany(f"INSERT INTO {table.name} ({names}) VALUES ({marks})", _bound(rows, processors))  # noqa: S608
+    moments = [index for index, name in enumerate(columns) if isinstance(table.c[name].type, UtcDateTime)]
+    raw(connection).executemany(
+        f"INSERT INTO {table.name} ({names}) VALUES ({marks})",  # noqa: S608
+        _with_moments(rows, moments),
+    )
 
 
-def insert_new(
-    connection: Connection,
-    table: sa.Table,
-    columns: Sequence[str],
-    rows: Sequence[Sequence[Any]],
-    *,
-    key: Sequence[str],
-) -> None:
-    """Insert plain rows and leave out those whose `key`, a unique set of columns, is there already."""
-    if not rows:
-        return
-    names, conflict = ", ".join(columns), f"ON CONFLICT ({', '.join(key)}) DO NOTHING"
-    if connection.dialect.name == "postgresql":
-        statement = f"INSERT INTO {table.name} ({names}) SELECT * FROM unnest({_arrays(connection, table, columns)})"  # noqa: S608
-        connection.exec_driver_sql(f"{statement} {conflict}", tuple(list(column) for column in zip(*rows, strict=True)))
-        return
-    marks = ", ".join("?" * len(columns))
-    processed = [tuple(row) for row in _bound(rows, _processors(connection, table, columns))]
-    connection.exec_driver_sql(f"INSERT INTO {table.name} ({names}) VALUES ({marks}) {conflict}", processed)  # noqa: S608
-
-
-def _arrays(connection: Connection, table: sa.Table, columns: Sequence[str]) -> str:
-    """Return one array parameter for each column, for PostgreSQL's unnest."""
-    return ", ".join(f"%s::{table.c[name].type.compile(connection.dialect)}[]" for name in columns)
-
-
-def update_many(
-    connection: Connection,
-    table: sa.Table,
-    columns: Sequence[str],
-    rows: Sequence[Sequence[Any]],
-    *,
-    where: tuple[str, Any],
-    condition: str = "true",
-) -> int:
-    """Set `columns` of the rows whose key is in the first of them, where also the column `where[0]` equals `where[1]`.
-
-    `condition` is a further one in SQL with no value in it, for the sake of a partial index that only serves with it.
-    Returns how many rows were changed. One statement on PostgreSQL (UPDATE … FROM unnest), executemany on SQLite.
-    """
-    if not rows:
-        return 0
-    key, *names = columns
-    if connection.dialect.name == "postgresql":
-        arrays = _arrays(connection, table, columns)
-        changes = ", ".join(f"{name} = fresh.{name}" for name in names)
-        statement = f"UPDATE {table.name} SET {changes} FROM unnest({arrays}) AS fresh({', '.join(columns)})"  # noqa: S608
-        statement += f" WHERE {table.name}.{key} = fresh.{key} AND {table.name}.{where[0]} = %s AND {condition}"
-        given = tuple(list(column) for column in zip(*rows, strict=True))
-        return connection.exec_driver_sql(statement, (*given, where[1])).rowcount
-    changes = ", ".join(f"{name} = ?" for name in names)
-    statement = f"UPDATE {table.name} SET {changes} WHERE {key} = ? AND {where[0]} = ? AND {condition}"  # noqa: S608
-    processed = _bound(rows, _processors(connection, table, columns))
-    return connection.exec_driver_sql(statement, [(*row[1:], row[0], where[1]) for row in processed]).rowcount
-
-
-def _processors(connection: Connection, table: sa.Table, columns: Sequence[str]) -> list[tuple[int, Any]]:
-    """Return, for each column that needs it, its place and how its values are turned into the database's."""
-    dialect = connection.dialect
-    found = [(i, table.c[name].type.dialect_impl(dialect).bind_processor(dialect)) for i, name in enumerate(columns)]
-    return [(i, process) for i, process in found if process is not None]
-
-
-def _bound(rows: Iterable[Sequence[Any]], processors: list[tuple[int, Any]]) -> Iterable[Sequence[Any]]:
+def _with_moments(rows: Iterable[Sequence[Any]], moments: Sequence[int]) -> Iterable[Sequence[Any]]:
     """Turn the moments of each row into what SQLite stores."""
-    if not processors:
-        yield from rows
-        return
     for row in rows:
+        if all(row[index] is None for index in moments):
+            yield row
+            continue
         changed = list(row)
-        for index, process in processors:
-            changed[index] = process(changed[index])
+        for index in moments:
+            changed[index] = moment_text(changed[index])
         yield changed
 
 

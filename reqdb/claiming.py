@@ -7,7 +7,9 @@ on with the next batch in a place already taken needs no lock.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+import json
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
 from typing import Any
@@ -16,6 +18,7 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from dtscore.database import now as database_now
+from dtscore.driver import Prepared, clock, is_postgres, pipelined, raw, read_clock
 from reqdb import models
 from reqdb.counting import MOVED, Tally
 from reqdb.states import State
@@ -69,22 +72,25 @@ class Limits:
     channel: int = 0
     elements: Mapping[str, int] = field(default_factory=dict)
 
-def release(connection: Connection, token: int, now: datetime | None = None) -> None:
+
+def release(connection: Connection, token: int, now: datetime | None = None, tally: Tally | None = None) -> None:
     """Give up a place: what it still holds goes back to ToDo, and its token is worth nothing from now on.
 
-    The place goes first: whoever is about to claim for it waits here, and finds it gone.
+    The place goes first: whoever is about to claim for it waits here, and finds it gone. `tally` is settled by
+    whoever gives it.
     """
     files = models.files
     connection.execute(sa.delete(models.claims).where(models.claims.c.id == token))
-    tally = Tally(connection, now or database_now(connection))
+    counted = tally or Tally(connection, now or database_now(connection))
     statement = (
         sa.update(files)
         .where(files.c.token == token, files.c.state == sa.literal_column("'Running'"))
         .values(state=State.TODO.value, token=None)
         .returning(*MOVED)
     )
-    tally.move_rows(connection.execute(statement).all(), State.RUNNING, State.TODO)
-    tally.settle()
+    counted.move_rows(connection.execute(statement).all(), State.RUNNING, State.TODO)
+    if tally is None:
+        counted.settle()
 
 
 def waiting_channels(connection: Connection, kind: str, *, node: str) -> list[Waiting]:
@@ -141,77 +147,121 @@ def _is_full(ours: Any, taken: Sequence[Any], limits: Limits, names: Sequence[st
     return any(sum(name in (row.source, row.target) for row in taken) >= limits.elements[name] for name in names)
 
 
-def _claim_statement() -> sa.sql.dml.ReturningUpdate[Any]:
-    files = models.files
-    picked = (
-        sa.select(files.c.id)
-        .where(files.c.channel_id == sa.bindparam("of_channel"), files.c.state == sa.literal_column("'ToDo'"))
-        .order_by(files.c.priority.desc(), files.c.id)
-        .limit(sa.bindparam("batch"))
-        .with_for_update(skip_locked=True)
-        .cte("picked")
-        .prefix_with("MATERIALIZED", dialect="postgresql")
-    )
-    return (
-        sa.update(files)
-        .where(files.c.id == picked.c.id)
-        .values(state=State.RUNNING.value, token=sa.bindparam("to_token"))
-        .returning(
-            files.c.id, files.c.operation_id, files.c.lfn, files.c.pfn, files.c.size, files.c.checksum,
-            files.c.attempts, files.c.failures, files.c.leader_id, files.c.priority, files.c.request_id,
-        )
-    )  # fmt: skip
-
-
-_CLAIM = _claim_statement()
-"""Built once: putting it together costs more than running it."""
-
-
 def claim_files(connection: Connection, token: int, channel_id: int, batch: int) -> list[ClaimedFile]:
     """Claim up to `batch` files of a channel for a place that is held: ToDo → Running, in one statement.
 
     A token that is worth nothing any more claims nothing: else its files would be nobody's, and Running for ever.
+    """
+    held = find_place(connection, token)
+    if held is None:
+        return []
+    tally = Tally(connection, held.now)
+    claimed = claim_for(connection, held, batch, tally, {})
+    tally.settle()
+    return claimed
+
+
+@dataclass(frozen=True, slots=True)
+class HeldPlace:
+    """A place that its agent holds until the end of this transaction at least, and the moment of asking."""
+
+    token: int
+    channel_id: int
+    target: str
+    failures: int
+    now: datetime
+
+
+def find_place(connection: Connection, token: int) -> HeldPlace | None:
+    """Return a place with what is known of its channel, and keep it from being given up meanwhile; None if it was."""
+    found = _FIND_PLACE.run(connection, {"mine": token})
+    if not found:
+        return None
+    channel_id, target, failures, moment = found[0]
+    return HeldPlace(token, channel_id, target, failures, read_clock(moment))
+
+
+def _place_query(postgres: bool) -> sa.Select[Any]:
+    claims, channels = models.claims, models.channels
+    query = sa.select(channels.c.id, channels.c.target, channels.c.failures, clock(postgres))
+    query = query.join(claims, claims.c.channel_id == channels.c.id)
+    query = query.where(claims.c.id == sa.bindparam("mine", type_=sa.BigInteger))
+    return query.with_for_update(read=True, key_share=True, of=claims)
+
+
+_FIND_PLACE = Prepared(_place_query)
+_CLAIMED = (
+    "id", "operation_id", "request_id", "lfn", "pfn", "size", "checksum", "attempts", "failures", "leader_id",
+)  # fmt: skip
+
+
+def _claim_statement(postgres: bool) -> sa.ClauseElement:
+    """Pick and update in one statement; SQLite, where nobody else writes meanwhile, first picks and then updates.
+
     The rows are picked in a materialized CTE: as a plain subquery PostgreSQL may run it again and claim too many.
     """
-    target = _target_of_place(connection, token)
-    if target is None:
-        return []
-    claimed = connection.execute(_CLAIM, {"to_token": token, "of_channel": channel_id, "batch": batch}).all()
-    rows = sorted(claimed, key=lambda row: (-row.priority, row.id))
-    if not rows:
-        return []
-    tally = Tally(connection, database_now(connection))
-    tally.move_rows(rows, State.TODO, State.RUNNING)
-    tally.settle()
-    views = _operation_views(connection, sorted({row.operation_id for row in rows}))
-    return [
-        ClaimedFile(
-            row.id, views[row.operation_id], target, row.lfn, row.pfn, row.size, row.checksum,
-            row.attempts + 1, row.failures, row.leader_id,
-        )
-        for row in rows
-    ]  # fmt: skip
-
-
-def _target_of_place(connection: Connection, token: int) -> str | None:
-    """Return the target of the channel on which a place is held, and keep the place from being given up meanwhile."""
-    claims, channels = models.claims, models.channels
-    query = sa.select(channels.c.target).join(claims, claims.c.channel_id == channels.c.id).where(claims.c.id == token)
-    found: str | None = connection.execute(query.with_for_update(read=True, key_share=True, of=claims)).scalar()
-    return found
-
-
-def _operation_views(connection: Connection, operation_ids: Sequence[int]) -> dict[int, OperationView]:
-    operations, requests = models.operations, models.requests
-    query = (
-        sa.select(operations, requests.c.owner, requests.c.name.label("request_name"))
-        .join(requests, requests.c.id == operations.c.request_id)
-        .where(operations.c.id.in_(operation_ids))
+    files = models.files
+    columns = [files.c[name] for name in _CLAIMED]
+    chosen = (
+        sa.select(*(columns if not postgres else [files.c.id]))
+        .where(files.c.channel_id == sa.bindparam("of_channel", type_=sa.BigInteger))
+        .where(files.c.state == sa.literal_column("'ToDo'"))
+        .order_by(files.c.priority.desc(), files.c.id)
+        .limit(sa.bindparam("batch", type_=sa.Integer))
     )
-    return {
-        row.id: OperationView(
-            row.id, row.request_id, row.type, row.owner, row.source or "", tuple(row.targets.split()),
-            row.options, row.request_name,
+    if not postgres:
+        return chosen
+    picked = chosen.with_for_update(skip_locked=True).cte("picked").prefix_with("MATERIALIZED")
+    running = {"state": sa.literal_column("'Running'"), "token": sa.bindparam("mine", type_=sa.BigInteger)}
+    updated = sa.update(files).where(files.c.id == picked.c.id).values(running)
+    return updated.returning(*columns, files.c.priority)
+
+
+_CLAIM = Prepared(_claim_statement)
+_RUN_ON_SQLITE = "UPDATE files SET state = 'Running', token = ? WHERE id = ?"
+
+
+def claim_for(
+    connection: Connection, place: HeldPlace, batch: int, tally: Tally, views: dict[int, OperationView]
+) -> list[ClaimedFile]:
+    """Claim for a place that was found in this transaction; whoever gives the tally settles it.
+
+    `views` holds the operations that were read before, and gets those that are new: they never change.
+    """
+    values = {"mine": place.token, "of_channel": place.channel_id, "batch": batch}
+    rows = _CLAIM.run(connection, values)
+    if is_postgres(connection):
+        rows.sort(key=lambda row: (-row[-1], row[0]))
+    elif rows:
+        raw(connection).executemany(_RUN_ON_SQLITE, [(place.token, row[0]) for row in rows])
+    _read_views(connection, {row[1] for row in rows} - views.keys(), views)
+    for (operation_id, request_id), count in Counter([row[1:3] for row in rows]).items():
+        tally.move(request_id, operation_id, State.TODO, State.RUNNING, count=count)
+    target = place.target
+    return [
+        ClaimedFile(number, views[operation_id], target, lfn, pfn, size, checksum, attempts + 1, failures, leader_id)
+        for number, operation_id, _, lfn, pfn, size, checksum, attempts, failures, leader_id, *_ in rows
+    ]
+
+
+def _views_query(postgres: bool) -> sa.Select[Any]:
+    operations, requests = models.operations, models.requests
+    columns = [operations.c[name] for name in ("id", "request_id", "type", "source", "targets")]
+    options = sa.cast(operations.c.options, sa.Text)
+    query = sa.select(*columns, options, requests.c.owner, requests.c.name)
+    query = query.join(requests, requests.c.id == operations.c.request_id)
+    return query.where(operations.c.id == sa.bindparam("number", type_=sa.BigInteger))
+
+
+_VIEW = Prepared(_views_query)
+
+
+def _read_views(connection: Connection, operation_ids: Collection[int], views: dict[int, OperationView]) -> None:
+    if not operation_ids:
+        return
+    with pipelined(connection):
+        answers = [_VIEW.start(connection, {"number": number}) for number in sorted(operation_ids)]
+    for ((number, request_id, kind, source, targets, options, owner, name),) in [answer() for answer in answers]:
+        views[number] = OperationView(
+            number, request_id, kind, owner, source or "", tuple(targets.split()), json.loads(options), name
         )
-        for row in connection.execute(query)
-    }  # fmt: skip

@@ -14,7 +14,7 @@ from dtscore.bulk import any_of
 from dtscore.database import now as database_now
 from dtscore.errors import NotFoundError, StateError
 from reqdb import models
-from reqdb.counting import CANCELLED, EARLIER_STEP_UNFINISHED, MOVED, Tally, files_of
+from reqdb.counting import CANCELLED, EARLIER_STEP_UNFINISHED, MOVED, Tally, files_of, not_being_claimed
 from reqdb.events import note
 from reqdb.leasing import past_deadline
 from reqdb.states import ENDED, State, WaitsOn
@@ -174,7 +174,8 @@ def _end_waiting(connection: Connection, request_ids: Sequence[int], values: dic
     number = 0
     for before in (State.QUEUED, State.TODO):
         which = (files_of(request_ids), files.c.state == sa.literal_column(f"'{before.value}'"))
-        statement = sa.update(files).where(*which).values({**values, "waits_on": None, "ended_at": now})
+        statement = sa.update(files).where(not_being_claimed(*which))
+        statement = statement.values({**values, "waits_on": None, "ended_at": now})
         rows = connection.execute(statement.returning(*MOVED)).all()
         tally.move_rows(rows, before, State(values["state"]))
         number += len(rows)
@@ -198,5 +199,3 @@ def _running(connection: Connection, request_id: int) -> int:
     query = sa.select(models.requests.c.running).where(models.requests.c.id == request_id)
     number: int = connection.execute(query).scalar_one()
     return number
-
-

@@ -21,6 +21,8 @@ _CURES = {
     "last-copy": "make another good copy first",
     "catalog-conflict": "compare the two with dts-catalog show LFN",
     "no-source": "bring back a good replica; see dts-catalog replicas LFN",
+    "frames-missing": "nothing to cure here: the camera sends the frames again, and a new request builds them",
+    "stale-assignment": "nothing to cure here: see what became of it with dts-ib show EXPOSURE",
     "deadline": "nothing to cure, the deadline is lifted",
 }
 """What to do, for each class of error, before trying again."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import defaultdict
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -10,7 +11,7 @@ from typing import Any
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
-from dtscore.bulk import any_of, insert_many, update_many
+from dtscore.bulk import InsertRows, UpdateRows, any_of
 from dtscore.database import now as database_now
 from dtscore.errors import StateError
 from reqdb import models
@@ -45,7 +46,7 @@ class Outcome:
     @property
     def word(self) -> str:
         """The outcome's name in attempts and accounting: Done, Failed, Cancelled or Retried."""
-        return self.state.value if self.state in (State.DONE, State.FAILED, State.CANCELLED) else "Retried"
+        return "Retried" if self.state is State.QUEUED or self.state is State.TODO else self.state.value
 
 
 def held(connection: Connection, token: int) -> set[int]:
@@ -58,102 +59,132 @@ def held(connection: Connection, token: int) -> set[int]:
 def finish(connection: Connection, token: int, outcomes: Sequence[Outcome]) -> set[str]:
     """Write the outcomes of files held by `token`, their attempts, and all that follows from them.
 
-    Give only outcomes of files that `held` returned in this transaction. Returns the kinds of operations that have
-    new files in ToDo. A stale token changes nothing: StateError.
+    Returns the kinds of operations that have new files in ToDo. A stale token changes nothing: StateError.
     """
     if not outcomes:
         return set()
     now = database_now(connection)
-    _write_files(connection, token, outcomes, now)
-    _write_attempts(connection, outcomes)
+    ours = take(connection, token, outcomes, now)
+    if len(ours) != len(outcomes):
+        raise StateError(
+            f"the claim {token} no longer holds {len(outcomes) - len(ours)} of {len(outcomes)} files",
+            "drop the results: the files are another agent's",
+        )
     tally = Tally(connection, now)
-    for outcome in outcomes:
-        file, done = outcome.file, outcome.state is State.DONE
-        declared = file.size or 0
-        size = declared if outcome.size is None else outcome.size
-        tally.move(
-            file.operation.request_id, file.operation.id, State.RUNNING, outcome.state, leader_id=file.leader_id,
-            bytes_done=size if done else 0, bytes_total=size - declared if done else 0,
-        )  # fmt: skip
-    _note_failures(connection, [outcome for outcome in outcomes if outcome.state is State.FAILED], now)
+    keep(connection, ours, tally, now)
     tally.settle()
     return tally.ready
+
+
+def take(connection: Connection, token: int, outcomes: Sequence[Outcome], now: datetime) -> list[Outcome]:
+    """Write how these files ended, where `token` still holds them; return those outcomes, for `keep`.
+
+    What the claim gave is still true of the files: nobody else writes a file that is held.
+    """
+    taken = _END_FILES.run(connection, [_file_row(outcome, now) for outcome in outcomes], {"mine": token})
+    return [outcome for outcome in outcomes if outcome.file.id in taken]
+
+
+def refuse(connection: Connection, outcome: Outcome) -> None:
+    """Write that a file which was taken as Done has failed instead."""
+    files = models.files
+    values = {
+        "state": outcome.state.value, "error_class": outcome.error_class, "error": outcome.error,
+        "found_size": None, "found_checksum": None,
+    }  # fmt: skip
+    connection.execute(sa.update(files).where(files.c.id == outcome.file.id).values(values))
+
+
+def keep(connection: Connection, outcomes: Sequence[Outcome], tally: Tally, now: datetime) -> None:
+    """Write the attempts and events of files that were taken, and count them."""
+    _ADD_ATTEMPTS.run(connection, [_attempt_row(outcome) for outcome in outcomes])
+    _count(outcomes, tally)
+    _note_failures(connection, [outcome for outcome in outcomes if outcome.state is State.FAILED], now)
+
+
+def _count(outcomes: Sequence[Outcome], tally: Tally) -> None:
+    """Count what is alike in one go: most files of a batch are of one operation and end in the same way."""
+    alike: dict[tuple[int, State, int | None], list[Outcome]] = defaultdict(list)
+    for outcome in outcomes:
+        alike[outcome.file.operation.id, outcome.state, outcome.file.leader_id].append(outcome)
+    for (operation_id, state, leader_id), group in alike.items():
+        done = declared = 0
+        if state is State.DONE:
+            declared = sum([one.file.size or 0 for one in group])
+            done = sum([(one.file.size or 0) if one.size is None else one.size for one in group])
+        tally.move(
+            group[0].file.operation.request_id, operation_id, State.RUNNING, state, leader_id=leader_id,
+            count=len(group), bytes_done=done, bytes_total=done - declared,
+        )  # fmt: skip
 
 
 def _note_failures(connection: Connection, failed: Sequence[Outcome], now: datetime) -> None:
     if not failed:
         return
-    rows = (
+    rows = [
         (
             now, o.file.operation.request_id, o.file.operation.id, o.file.id, "file-failed",
             f"{o.file.lfn} → {o.file.target or 'all'}: {o.error}",
         )
         for o in failed
-    )  # fmt: skip
-    insert_many(connection, models.events, ("at", "request_id", "operation_id", "file_id", "kind", "message"), rows)
+    ]  # fmt: skip
+    _ADD_EVENTS.run(connection, rows)
 
 
-_OUTCOME_COLUMNS = (
-    "id", "state", "waits_on", "not_before", "token", "attempts", "failures", "error_class", "error", "bytes",
-    "found_size", "found_checksum", "ended_at",
+_ADD_EVENTS = InsertRows(models.events, ("at", "request_id", "operation_id", "file_id", "kind", "message"))
+_END_FILES = UpdateRows(
+    models.files,
+    (
+        "id", "state", "waits_on", "not_before", "attempts", "failures", "error_class", "error", "bytes",
+        "found_size", "found_checksum", "ended_at",
+    ),
+    where="files.token = :mine AND files.state = 'Running'",
+    fixed="token = NULL",
 )  # fmt: skip
 
 
-def _write_files(connection: Connection, token: int, outcomes: Sequence[Outcome], now: datetime) -> None:
-    """Write the files' rows. What the claim gave is still true of them: nobody else writes a file that is held."""
-    rows = [_file_row(outcome, now) for outcome in outcomes]
-    running = "files.state = 'Running'"
-    written = update_many(connection, models.files, _OUTCOME_COLUMNS, rows, where=("token", token), condition=running)
-    if written != len(rows):
-        raise StateError(
-            f"the claim {token} no longer holds {len(rows) - written} of {len(rows)} files",
-            "ask `held` before `finish`",
-        )
-
-
 def _file_row(outcome: Outcome, now: datetime) -> tuple[Any, ...]:
-    queued = outcome.state is State.QUEUED
-    done = outcome.state is State.DONE
+    file, state = outcome.file, outcome.state
+    queued, done = state is State.QUEUED, state is State.DONE
     return (
-        outcome.file.id,
-        outcome.state.value,
+        file.id,
+        state.value,
         WaitsOn.TIME.value if queued else None,
         now + timedelta(seconds=outcome.delay) if queued else None,
-        None,
-        outcome.file.attempt,
-        outcome.file.failures + int(outcome.counts_as_failure),
+        file.attempt,
+        file.failures + outcome.counts_as_failure,
         outcome.error_class,
         outcome.error,
         outcome.bytes_moved,
         outcome.size if done else None,
         outcome.checksum if done else None,
-        None if outcome.state in (State.QUEUED, State.TODO) else now,
+        None if queued or state is State.TODO else now,
     )
 
 
-_ATTEMPT_COLUMNS = (
-    "file_id", "attempt", "agent", "source", "target", "started_at", "seconds", "bytes", "outcome",
-    "error_class", "error",
+_ADD_ATTEMPTS = InsertRows(
+    models.attempts,
+    (
+        "file_id", "attempt", "agent", "source", "target", "started_at", "seconds", "bytes", "outcome",
+        "error_class", "error",
+    ),
 )  # fmt: skip
 
 
-def _write_attempts(connection: Connection, outcomes: Sequence[Outcome]) -> None:
-    rows = (
-        (
-            o.file.id, o.file.attempt, o.agent, o.source, o.file.target, o.started_at, o.seconds, o.bytes_moved,
-            o.word, o.error_class, o.error,
-        )
-        for o in outcomes
+def _attempt_row(outcome: Outcome) -> tuple[Any, ...]:
+    file = outcome.file
+    return (
+        file.id, file.attempt, outcome.agent, outcome.source, file.target, outcome.started_at, outcome.seconds,
+        outcome.bytes_moved, outcome.word, outcome.error_class, outcome.error,
     )  # fmt: skip
-    insert_many(connection, models.attempts, _ATTEMPT_COLUMNS, rows)
 
 
-def hand_back(connection: Connection, token: int, file_ids: Sequence[int]) -> None:
-    """Give files that were not begun back to ToDo; no attempt is counted."""
+def hand_back(connection: Connection, token: int, file_ids: Sequence[int], tally: Tally | None = None) -> None:
+    """Give files that were not begun back to ToDo; no attempt is counted. `tally` is settled by whoever gives it."""
     if not file_ids:
         return
     files = models.files
-    tally = Tally(connection, database_now(connection))
+    counted = tally or Tally(connection, database_now(connection))
     statement = (
         sa.update(files)
         .where(any_of(connection, files.c.id, file_ids), files.c.token == token)
@@ -161,8 +192,9 @@ def hand_back(connection: Connection, token: int, file_ids: Sequence[int]) -> No
         .values(state=State.TODO.value, token=None)
         .returning(*MOVED)
     )
-    tally.move_rows(connection.execute(statement).all(), State.RUNNING, State.TODO)
-    tally.settle()
+    counted.move_rows(connection.execute(statement).all(), State.RUNNING, State.TODO)
+    if tally is None:
+        counted.settle()
 
 
 def rest_channel(

@@ -55,7 +55,8 @@ def unsized_operations(connection: Connection, request_id: int) -> set[int]:
         in_states(State.QUEUED, State.TODO, State.RUNNING, State.FAILED, State.CANCELLED),
         files.c.size.is_(None),
     )
-    query = sa.select(operations.c.id).where(operations.c.request_id == request_id, missing)
+    unfinished = operations.c.state != State.DONE.value
+    query = sa.select(operations.c.id).where(operations.c.request_id == request_id, unfinished, missing)
     return set(connection.execute(query).scalars())
 
 

@@ -11,6 +11,7 @@ TRANSFER = "transfer"
 REGISTER = "register"
 REMOVE = "remove"
 VERIFY = "verify"
+BUILD = "build"
 
 LOWEST_PRIORITY = 0
 DEFAULT_PRIORITY = 5
@@ -33,6 +34,9 @@ class OperationType:
 
 _YES_NO = ("yes", "no")
 
+BUILD_NUMBERS = ("exposure", "version", "assignment")
+"""What a build operation says of its one file, all of them whole numbers: which version of which exposure, for whom."""
+
 OPERATION_TYPES: Mapping[str, OperationType] = {
     kind.name: kind
     for kind in (
@@ -40,6 +44,7 @@ OPERATION_TYPES: Mapping[str, OperationType] = {
         OperationType(REGISTER, "refused", "required", {"checksum": ()}),
         OperationType(REMOVE, "refused", "optional", {"everywhere": _YES_NO, "remove-last-copy": _YES_NO}),
         OperationType(VERIFY, "refused", "optional", {}),
+        OperationType(BUILD, "refused", "required", dict.fromkeys(BUILD_NUMBERS, ())),
     )
 }
 """All operations a request may hold. `checksum` names the algorithm to compute (`checksum="xxh3-128"`)."""

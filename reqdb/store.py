@@ -32,6 +32,7 @@ from reqdb.leasing import (
     leave_agent,
 )
 from reqdb.submitting import Submitted, submit
+from reqdb.turning import Turn
 
 __all__ = [
     "AGENT_LOST",
@@ -45,6 +46,7 @@ __all__ = [
     "Outcome",
     "Progress",
     "Submitted",
+    "Turn",
     "Waiting",
     "agent_label",
     "beat",

@@ -10,7 +10,17 @@ from typing import TypedDict
 
 from dtscore.errors import NameRefusedError, RequestFileError
 from dtscore.names import check_lfn, check_pfn
-from reqdb.spec import DEFAULT_PRIORITY, OPERATION_TYPES, REMOVE, TRANSFER, FileSpec, OperationSpec, OperationType
+from reqdb.spec import (
+    BUILD,
+    BUILD_NUMBERS,
+    DEFAULT_PRIORITY,
+    OPERATION_TYPES,
+    REMOVE,
+    TRANSFER,
+    FileSpec,
+    OperationSpec,
+    OperationType,
+)
 from reqdb.xml_values import (
     BLANKS,
     check_algorithm_name,
@@ -34,6 +44,7 @@ OPERATION_ATTRIBUTES = ("type", "source", "target", "node")
 FILE_ATTRIBUTES = ("lfn", "pfn", "size", "checksum")
 _OURS = "{" + ANNOTATION + "}"
 _BLANK_RUN = re.compile(f"[{BLANKS}]+")
+_NUMBER = re.compile(r"[1-9][0-9]{0,17}\Z")
 
 
 class Head(TypedDict, total=False):
@@ -111,6 +122,7 @@ def check_operation(attributes: Attributes, elements: Collection[str] | None) ->
     """Return the operation without its files, or raise RequestFileError."""
     kind = check_type(attributes)
     _check_presence(attributes, kind)
+    _check_build(attributes, kind)
     check_known(attributes.place(), "operation", attributes.values, (*OPERATION_ATTRIBUTES, *kind.options))
     source = attributes.get("source")
     if source is not None:
@@ -134,6 +146,19 @@ def _check_presence(attributes: Attributes, kind: OperationType) -> None:
             raise refuse(attributes.place(name), f"{name}= on type={kind.name!r}", f"no {name}", hint)
         if not given and rule == "required":
             raise refuse(attributes.place(), f"type={kind.name!r} without {name}", f"{name}= with a storage element")
+
+
+def _check_build(attributes: Attributes, kind: OperationType) -> None:
+    """Refuse the building of an exposure that does not say in whole numbers of which, and on which node."""
+    if kind.name != BUILD:
+        return
+    hint = "exposures are built by themselves when the camera has sent them; such operations are not written by hand"
+    for name in (*BUILD_NUMBERS, "node"):
+        text = attributes.get(name)
+        if text is None:
+            raise refuse(attributes.place(), f"type='build' without {name}", f"{name}=", hint)
+        if name != "node" and not _NUMBER.match(text):
+            raise refuse(attributes.place(name), f"{name}={shown(text)}", "a whole number from 1 on")
 
 
 def _targets(attributes: Attributes, elements: Collection[str] | None) -> tuple[str, ...]:

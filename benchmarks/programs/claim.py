@@ -1,7 +1,7 @@
 """A worker that claims and ends files as an agent does, with a no-op as the work on each file.
 
-Each batch is ended by `agents.commit.write` (states, replicas, accounting, attempts, under the fencing token) in the
-same transaction that claims the next one, as in `agents.place`.
+Each batch is ended by `agents.commit.take_turn` (states, replicas, accounting, attempts, under the fencing token) in
+the same transaction that claims the next one, as in `agents.place`.
 """
 
 from __future__ import annotations
@@ -13,8 +13,8 @@ from typing import Any
 
 from sqlalchemy.engine import Connection
 
-import agents.commit
 from agents.attempt import Achieved, CatalogChanges
+from agents.commit import take_turn
 from agents.outcome import Ended
 from benchmarks.children import serve
 from benchmarks.stage import KIND, NODE, services
@@ -53,6 +53,7 @@ class Worker:
         if token is None:
             raise RuntimeError("no place on the channel")
         files = self._timed(lambda connection: store.claim_files(connection, token, channel, self._next()))
+        self._views = {file.operation.id: file.operation for file in files}
         while files:
             ended = [self._attempt(file) for file in files]
             done += len(ended)
@@ -68,13 +69,8 @@ class Worker:
 
     def _turn(self, connection: Connection, token: int, ended: list[Ended]) -> list[ClaimedFile]:
         """End a batch and claim the next one, in one transaction."""
-        agents.commit.write(connection, token, self._waiting.channel_id, ended, self._services)
-        if self._next():
-            following = store.claim_files(connection, token, self._waiting.channel_id, self._next())
-            if following:
-                return following
-        store.release(connection, token)
-        return []
+        turned = take_turn(connection, token, ended, self._services, batch=self._next(), leave=True, views=self._views)
+        return turned.following
 
     def _timed(self, work: Any) -> Any:
         """Run a transaction and keep how long it took, with the wait for it and its commit."""

@@ -14,7 +14,10 @@ down_revision = None
 branch_labels = None
 depends_on = None
 
-_STATES = "state IN ('Queued', 'ToDo', 'Running', 'Done', 'Failed', 'Cancelled')"
+_STATES = (
+    "state = 'Queued' OR state = 'ToDo' OR state = 'Running' OR state = 'Done' OR state = 'Failed'"
+    " OR state = 'Cancelled'"
+)
 
 
 def upgrade() -> None:
@@ -197,20 +200,13 @@ def _files() -> None:
         sa.CheckConstraint("(state = 'Queued') = (waits_on IS NOT NULL)", name=op.f("ck_files_waits_on")),
         sa.CheckConstraint("(state = 'Running') = (token IS NOT NULL)", name=op.f("ck_files_token")),
         sa.CheckConstraint(_STATES, name=op.f("ck_files_state")),
-        sa.ForeignKeyConstraint(["channel_id"], ["channels.id"], name=op.f("fk_files_channel_id_channels")),
-        sa.ForeignKeyConstraint(
-            ["operation_id"], ["operations.id"], name=op.f("fk_files_operation_id_operations"), ondelete="CASCADE"
-        ),
-        sa.ForeignKeyConstraint(
-            ["request_id"], ["requests.id"], name=op.f("fk_files_request_id_requests"), ondelete="CASCADE"
-        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_files")),
         sqlite_autoincrement=True,
     )
     _partial_index("ix_files_due", "files", ["not_before"], "state = 'Queued' AND waits_on = 'time'")
     _partial_index("ix_files_follows_id", "files", ["follows_id"], "follows_id IS NOT NULL")
     _partial_index("ix_files_leader_id", "files", ["leader_id"], "leader_id IS NOT NULL")
-    op.create_index("ix_files_operation_id", "files", ["operation_id", "state"])
+    op.create_index("ix_files_operation_id", "files", ["operation_id"])
     _partial_index("ix_files_running", "files", ["token"], "state = 'Running'")
     _partial_index("ix_files_todo", "files", ["channel_id", sa.literal_column("priority DESC"), "id"], "state = 'ToDo'")
 
@@ -229,8 +225,8 @@ def _attempts() -> None:
         sa.Column("outcome", sa.Text, nullable=False),
         sa.Column("error_class", sa.Text, server_default="", nullable=False),
         sa.Column("error", sa.Text, server_default="", nullable=False),
-        sa.ForeignKeyConstraint(["file_id"], ["files.id"], name=op.f("fk_attempts_file_id_files"), ondelete="CASCADE"),
         sa.PrimaryKeyConstraint("file_id", "attempt", name=op.f("pk_attempts")),
+        sqlite_with_rowid=False,
     )
 
 

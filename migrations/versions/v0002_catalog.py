@@ -68,9 +68,6 @@ def _catalog_files() -> None:
         sa.CheckConstraint("checksum <> ''", name=op.f("ck_catalog_files_checksum_not_empty")),
         sa.CheckConstraint("name <> ''", name=op.f("ck_catalog_files_name_not_empty")),
         sa.CheckConstraint("size >= 0", name=op.f("ck_catalog_files_size_not_negative")),
-        sa.ForeignKeyConstraint(
-            ["folder_id"], ["catalog_folders.id"], name=op.f("fk_catalog_files_folder_id_catalog_folders")
-        ),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_catalog_files")),
         sa.UniqueConstraint("folder_id", "name", name="uq_catalog_files_folder_id_name"),
     )
@@ -94,6 +91,8 @@ def _catalog_metadata() -> None:
         sa.Column("ra", sa.Double),
         sa.Column("dec", sa.Double),
         sa.Column("proposal", sa.Text),
+        sa.Column("flags", sa.Text),
+        sa.Column("supersedes", sa.Text),
         sa.ForeignKeyConstraint(
             ["file_id"],
             ["catalog_files.id"],
@@ -112,7 +111,7 @@ def _catalog_metadata() -> None:
 def _catalog_replicas() -> None:
     op.create_table(
         "catalog_replicas",
-        sa.Column("file_id", BigId, nullable=False),
+        sa.Column("file_id", BigId, autoincrement=False, nullable=False),
         sa.Column("element", sa.Text, nullable=False),
         sa.Column("pfn", sa.Text, nullable=False),
         sa.Column("state", sa.Text, nullable=False),
@@ -125,13 +124,8 @@ def _catalog_replicas() -> None:
             "state <> 'Good' OR verified_at IS NOT NULL", name=op.f("ck_catalog_replicas_good_is_verified")
         ),
         sa.CheckConstraint(
-            "state IN ('Good', 'Suspect', 'Bad', 'Deleting')", name=op.f("ck_catalog_replicas_state_known")
-        ),
-        sa.ForeignKeyConstraint(
-            ["file_id"],
-            ["catalog_files.id"],
-            name=op.f("fk_catalog_replicas_file_id_catalog_files"),
-            ondelete="RESTRICT",
+            "state = 'Good' OR state = 'Suspect' OR state = 'Bad' OR state = 'Deleting'",
+            name=op.f("ck_catalog_replicas_state_known"),
         ),
         sa.PrimaryKeyConstraint("file_id", "element", name=op.f("pk_catalog_replicas")),
         sqlite_with_rowid=False,

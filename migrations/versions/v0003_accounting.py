@@ -47,9 +47,16 @@ def upgrade() -> None:
 def _accounting_attempts() -> None:
     op.create_table(
         "accounting_attempts",
-        sa.Column("id", BigId, nullable=False, comment="number of the row"),
-        sa.Column("file_id", sa.BigInteger, nullable=False, comment="the file's row in the request database"),
-        sa.Column("attempt", sa.Integer, nullable=False, comment="number of the attempt at this file, from 1"),
+        sa.Column(
+            "file_id", BigId, autoincrement=False, nullable=False, comment="the file's row in the request database"
+        ),
+        sa.Column(
+            "attempt",
+            sa.Integer,
+            autoincrement=False,
+            nullable=False,
+            comment="number of the attempt at this file, from 1",
+        ),
         sa.Column("request_id", sa.BigInteger, nullable=False, comment="the request that asked for it"),
         sa.Column("operation_type", sa.Text, nullable=False, comment="transfer, register, remove, verify, …"),
         sa.Column("owner", sa.Text, nullable=False, comment="owner of the request"),
@@ -72,11 +79,11 @@ def _accounting_attempts() -> None:
         sa.Column("day", sa.Date, nullable=False, comment="UTC day of ended_at"),
         sa.Column("hour", sa.SmallInteger, nullable=False, comment="UTC hour of ended_at, 0 to 23"),
         sa.CheckConstraint(
-            "final_status IN ('Done', 'Failed', 'Cancelled', 'Retried')",
+            "final_status = 'Done' OR final_status = 'Failed' OR final_status = 'Cancelled'"
+            " OR final_status = 'Retried'",
             name=op.f("ck_accounting_attempts_final_status"),
         ),
-        sa.PrimaryKeyConstraint("id", name=op.f("pk_accounting_attempts")),
-        sa.UniqueConstraint("file_id", "attempt", name=op.f("uq_accounting_attempts_file_id_attempt")),
+        sa.PrimaryKeyConstraint("file_id", "attempt", name=op.f("pk_accounting_attempts")),
+        sqlite_with_rowid=False,
     )
-    op.create_index(op.f("ix_accounting_attempts_day"), "accounting_attempts", ["day"])
     op.create_index(op.f("ix_accounting_attempts_ended_at"), "accounting_attempts", ["ended_at"])

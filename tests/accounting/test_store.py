@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import math
+import sqlite3
 from datetime import date, datetime, timedelta, timezone
 
+import psycopg
 import pytest
 import sqlalchemy as sa
-from sqlalchemy.exc import IntegrityError
 
 from accounting import models, store
 from accounting.models import attempts
@@ -86,7 +87,7 @@ def test_nothing_moved_has_no_throughput(database: Database) -> None:
 
 def test_an_unknown_status_is_refused(database: Database) -> None:
     """The table itself holds the four words, so that no count goes silently wrong."""
-    with pytest.raises(IntegrityError), database.write() as connection:
+    with pytest.raises((sqlite3.IntegrityError, psycopg.IntegrityError)), database.write() as connection:
         store.record(connection, [attempt(final_status="done")])
 
 

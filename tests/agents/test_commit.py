@@ -11,14 +11,14 @@ import sqlalchemy as sa
 
 from accounting import store as accounting
 from agents.attempt import Achieved, CatalogChanges
-from agents.commit import write
+from agents.commit import take_turn
 from agents.lease import Lease
 from agents.outcome import Ended
 from agents.services import Services
 from catalog import store as catalog
 from catalog.records import Registration
 from dtscore.database import metadata
-from reqdb import store
+from reqdb import models, store
 from reqdb.states import State
 from reqdb.store import ClaimedFile, Outcome, Waiting
 from tests.agents.sites import Site, put, transfer
@@ -37,9 +37,7 @@ def services(site: Site) -> Iterator[Services]:
 def everything(services: Services) -> dict[str, list[Any]]:
     """Return all rows of all tables."""
     with services.database.read() as connection:
-        return {
-            table.name: sorted(map(repr, connection.execute(sa.select(table)))) for table in metadata.sorted_tables
-        }
+        return {table.name: sorted(map(repr, connection.execute(sa.select(table)))) for table in metadata.sorted_tables}
 
 
 def claim(services: Services) -> tuple[Lease, int, Waiting, list[ClaimedFile]]:
@@ -61,16 +59,17 @@ def done(file: ClaimedFile) -> Ended:
     outcome = Outcome(
         file, State.DONE, "transfer@here:1#1", "local", datetime.now(timezone.utc), 0.5, 12, 12, "adler32:00000001"
     )
+    verified = [(file.lfn, file.target, "full")]
     registration = Registration(file.lfn, 12, "adler32:00000001", file.target, file.lfn[1:], "readback")
     achieved = Achieved(12, "adler32:00000001", 12, "local", "file")
-    return Ended(outcome, achieved, CatalogChanges(registrations=[registration]))
+    return Ended(outcome, achieved, CatalogChanges(registrations=[registration], verified=verified))
 
 
 def test_everything_is_written_together(site: Site, services: Services) -> None:
     """One call writes the file's state, its attempt, the replica and the accounting row."""
     site.submit(transfer(put(site, "a.fits")))
-    _, token, waiting, files = claim(services)
-    services.database.run(lambda c: write(c, token, waiting.channel_id, [done(file) for file in files], services))
+    _, token, _, files = claim(services)
+    services.database.run(lambda c: take_turn(c, token, [done(file) for file in files], services))
     assert site.rows("SELECT state FROM files") == [("Done",)]
     assert site.rows("SELECT outcome FROM attempts") == [("Done",)]
     assert site.replicas(LFN) == {"archive": "Good"}
@@ -79,14 +78,22 @@ def test_everything_is_written_together(site: Site, services: Services) -> None:
 
 @pytest.mark.parametrize(
     ("module", "name"),
-    [(accounting, "record"), (catalog, "register"), (catalog, "verified"), (store, "finish"), (store, "wake_channel")],
+    [
+        (accounting, "record"),
+        (catalog, "register"),
+        (catalog, "verified"),
+        (store.Turn, "keep"),
+        (store, "wake_channel"),
+    ],
 )
 def test_when_one_part_fails_nothing_is_written(
     site: Site, services: Services, monkeypatch: pytest.MonkeyPatch, module: Any, name: str
 ) -> None:
     """Accounting, catalog or request database break off after they wrote: not one row of any table differs."""
     site.submit(transfer(put(site, "a.fits", "b.fits")))
-    _, token, waiting, files = claim(services)
+    _, token, _, files = claim(services)
+    with services.database.write() as connection:
+        connection.execute(sa.update(models.channels).values(failures=1))
     before = everything(services)
     real = getattr(module, name)
 
@@ -96,33 +103,34 @@ def test_when_one_part_fails_nothing_is_written(
 
     monkeypatch.setattr(module, name, breaks)
     with pytest.raises(RuntimeError, match=f"{name} broke"):
-        services.database.run(lambda c: write(c, token, waiting.channel_id, [done(file) for file in files], services))
+        services.database.run(lambda c: take_turn(c, token, [done(file) for file in files], services))
     assert everything(services) == before
 
 
 def test_a_stale_token_writes_nothing(site: Site, services: Services) -> None:
     """After the files were given to others the results are dropped: no row differs, and nothing raises."""
     site.submit(transfer(put(site, "a.fits")))
-    _, token, waiting, files = claim(services)
+    _, token, _, files = claim(services)
     services.database.run(lambda connection: store.release(connection, token))
     _, other, _, again = claim(services)
     assert [file.id for file in files] == [file.id for file in again]
     before = everything(services)
     ends = [done(file) for file in files]
-    assert services.database.run(lambda c: write(c, token, waiting.channel_id, ends, services)) == (set(), {})
+    turned = services.database.run(lambda c: take_turn(c, token, ends, services, batch=9, leave=True))
+    assert (turned.ready, turned.states, turned.following) == (set(), {}, [])
     assert everything(services) == before
-    services.database.run(lambda c: write(c, other, waiting.channel_id, [done(file) for file in again], services))
+    services.database.run(lambda c: take_turn(c, other, [done(file) for file in again], services))
     assert site.rows("SELECT state FROM files") == [("Done",)]
 
 
 def test_the_same_end_written_twice_is_written_once(site: Site, services: Services) -> None:
     """A commit whose answer was lost is sent again: the second one finds nothing held and changes nothing."""
     site.submit(transfer(put(site, "a.fits")))
-    _, token, waiting, files = claim(services)
+    _, token, _, files = claim(services)
     ends = [done(file) for file in files]
-    services.database.run(lambda c: write(c, token, waiting.channel_id, ends, services))
+    services.database.run(lambda c: take_turn(c, token, ends, services))
     before = everything(services)
-    services.database.run(lambda c: write(c, token, waiting.channel_id, ends, services))
+    services.database.run(lambda c: take_turn(c, token, ends, services))
     assert everything(services) == before
 
 
@@ -130,10 +138,10 @@ def test_a_result_that_is_refused_fails_alone(site: Site, monkeypatch: pytest.Mo
     """A defect with one file of a batch does not send the batch round and round: that file fails, the others land."""
     real = catalog.register
 
-    def picky(connection: Any, registrations: Any) -> Any:
+    def picky(connection: Any, registrations: Any, at: Any) -> Any:
         if any(each.lfn.endswith("b.fits") for each in registrations):
             raise ValueError("a header that no column can hold")
-        return real(connection, registrations)
+        return real(connection, registrations, at)
 
     monkeypatch.setattr(catalog, "register", picky)
     request = site.submit(transfer(put(site, "a.fits", "b.fits", "c.fits")))

@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -65,6 +66,35 @@ def test_a_killed_holder_lets_the_next_one_in(tmp_path: Path) -> None:
     holder.communicate()
     with turnstile.turn(1.0):
         pass
+
+
+def test_who_gave_up_takes_nothing_from_the_next(tmp_path: Path) -> None:
+    """A turn that did not come in time is nobody's later: the next come in one by one, and files close."""
+    first, second = Turnstile(tmp_path / "turn"), Turnstile(tmp_path / "turn")
+    inside = threading.Lock()
+    entered = []
+
+    def enter(turnstile: Turnstile) -> None:
+        for _ in range(20):
+            with turnstile.turn(10):
+                assert inside.acquire(blocking=False)
+                entered.append(turnstile)
+                inside.release()
+
+    for _ in range(3):
+        with first.turn(5):
+            for _ in range(3):
+                with pytest.raises(DatabaseUnavailableError), second.turn(0.01):
+                    pass
+        threads = [threading.Thread(target=enter, args=(one,)) for one in (first, second, second)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(entered) == 180
+    first.close()
+    second.close()
+    assert not [link for link in _links() if link.startswith(str(tmp_path))]
 
 
 def test_closed_it_holds_no_file(tmp_path: Path) -> None:

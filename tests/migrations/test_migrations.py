@@ -23,7 +23,7 @@ from dtscore.errors import ConfigurationError, StateError
 from tests import services
 
 ROOT = Path(__file__).parents[2]
-REVISIONS = ("0001", "0002", "0003")
+REVISIONS = ("0001", "0002", "0003", "0004")
 
 
 @pytest.fixture
@@ -112,6 +112,9 @@ def test_the_database_itself_says_the_same(empty: Database, database_url: str) -
 
 _OVERRIDES: dict[tuple[str, str], Any] = {
     ("agents", "state"): "Running",
+    ("exposures", "state"): "Labelled",
+    ("exposure_frames", "state"): "Expected",
+    ("exposure_files", "state"): "Requested",
     ("requests", "state"): "ToDo",
     ("operations", "state"): "ToDo",
     ("files", "state"): "ToDo",
@@ -265,6 +268,7 @@ def test_the_template_database_is_what_the_models_make(sqlite_url: str) -> None:
         "reqdb.models",
         "catalog.models",
         "accounting.models",
+        "imagebuilder.models",
     }
     database = Database(sqlite_url)
     with database.read() as connection:

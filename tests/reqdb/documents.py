@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from dtscore.checksums import ALGORITHMS
-from reqdb.spec import OPERATION_TYPES, REMOVE, TRANSFER, FileSpec, OperationSpec, RequestSpec
+from reqdb.spec import BUILD, BUILD_NUMBERS, OPERATION_TYPES, REMOVE, TRANSFER, FileSpec, OperationSpec, RequestSpec
 from reqdb.xml import Annotations, read_request, schema_text, write_request
 
 SIMPLE = b"""<request name="night-42" owner="des" priority="7">
@@ -71,6 +71,8 @@ def operations(draw: st.DrawFn) -> OperationSpec:
     targets = tuple(names) if kind.target == "required" or draw(st.booleans()) else ()
     options = draw(st.lists(st.sampled_from(sorted(kind.options)), unique=True)) if kind.options else []
     chosen = {name: draw(st.sampled_from(kind.options[name] or ALGORITHMS)) for name in options}
+    if kind.name == BUILD:
+        chosen = {name: str(draw(st.integers(1, 10**18 - 1))) for name in BUILD_NUMBERS}
     if kind.name == REMOVE:
         chosen["everywhere"] = "no" if targets else "yes"
     rooted = source is not None if kind.name == TRANSFER else bool(targets)
@@ -78,7 +80,7 @@ def operations(draw: st.DrawFn) -> OperationSpec:
     sizes = st.none() | st.integers(0, 2**63 - 1)
     file = st.builds(FileSpec, lfn=_lfns, pfn=pfns, size=sizes, checksum=st.none() | _checksums)
     files = draw(st.lists(file, min_size=1, max_size=5, unique_by=lambda one: one.lfn))
-    node = draw(st.none() | _words)
+    node = draw(_words if kind.name == BUILD else st.none() | _words)
     return OperationSpec(kind.name, tuple(files), source, targets, node, tuple(chosen.items()))
 
 

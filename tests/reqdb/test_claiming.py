@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import pytest
-import sqlalchemy as sa
 
-from dtscore.bulk import insert_many
 from dtscore.database import Database
+from dtscore.driver import raw
 from reqdb import models, store
 from reqdb.claiming import _CLAIM
 from reqdb.spec import FileSpec, OperationSpec
@@ -72,22 +71,19 @@ def test_a_claim_reads_the_index_of_waiting_files(database: Database, analyzed: 
     """The plan of the claim uses ix_files_todo, so that ended files cost nothing."""
     work.submit(database, work.request(work.operation(" ".join(f"f{i}" for i in range(2000)))))
     work.alter(database, "UPDATE files SET state = 'Done' WHERE id % 20 > 0")
-    values = {"of_channel": 1, "batch": 5, "to_token": 1}
+    values = {"of_channel": 1, "batch": 5, "mine": 1}
     with database.write() as connection:
         if analyzed:
             connection.exec_driver_sql("ANALYZE")
-        compiled = _CLAIM.compile(dialect=connection.dialect)
+        text, constants = _CLAIM.text(connection)
         explain = "EXPLAIN QUERY PLAN " if database.is_sqlite else "EXPLAIN "
-        parameters = compiled.construct_params(values)
-        given = tuple(parameters[name] for name in compiled.positiontup) if compiled.positiontup else parameters
-        plan = connection.exec_driver_sql(explain + compiled.string, given).all()
+        plan = raw(connection).execute(explain + text, {**constants, **values}).fetchall()
     assert "ix_files_todo" in str(plan), plan
 
 
-def test_insert_many_is_what_makes_files(database: Database) -> None:
+def test_ids_of_files_are_never_used_twice(database: Database) -> None:
     """Ids are given in ascending order and never twice, also after rows were deleted."""
     work.submit(database, work.request(work.operation("a b")))
     work.alter(database, "DELETE FROM files")
     work.submit(database, work.request(work.operation("a b c")))
     assert [row.id for row in work.rows(database, models.files)] == [3, 4, 5]
-    assert callable(insert_many) and isinstance(_CLAIM, sa.Executable)

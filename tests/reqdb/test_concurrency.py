@@ -180,6 +180,39 @@ def test_retry_while_the_earlier_step_ends_never_strands_a_file(database: Databa
     work.check(database)
 
 
+def test_a_cancel_beside_a_claim_waits_for_nothing(database: Database) -> None:
+    """A request is cancelled while files of it are being claimed: those run on, the others end."""
+    request = work.submit(database, work.request(work.operation("a b c d e")))
+    token, _ = work.claim(database, batch=1)
+    cancel = partial(work.call, database, store.cancel, request, by="me")
+    with database.write() as connection:
+        turn = store.Turn(connection, token)
+        claimed = turn.claim(2)
+        if not database.is_sqlite:  # there a writer waits for the other's whole transaction
+            together([cancel])
+        turn.settle()
+    if database.is_sqlite:
+        cancel()
+    assert len(claimed) == 2
+    assert work.states(database) == ["Running"] * 3 + ["Cancelled"] * 2
+    work.check(database)
+
+
+def test_a_turn_of_a_lost_place_does_nothing(database: Database) -> None:
+    """After its place is gone a turn takes nothing, hands nothing back, claims nothing and changes no row."""
+    work.submit(database, work.request(work.operation("a b c")))
+    token, files = work.claim(database, batch=2)
+    work.call(database, store.release, token)
+    with database.write() as connection:
+        turn = store.Turn(connection, token)
+        assert turn.take([work.outcome(file) for file in files]) == [] and turn.claim(5) == []
+        turn.hand_back([file.id for file in files])
+        turn.release()
+        assert turn.settle() == set()
+    assert work.states(database) == ["ToDo"] * 3
+    work.check(database)
+
+
 def test_many_agents_over_many_small_requests_end_everything(database: Database) -> None:
     """Four agents with batches over many requests of two targets meet at the same rows: all ends well."""
     for number in range(25):

@@ -17,7 +17,7 @@ from reqdb.states import State
 from tests.reqdb import work
 
 hypothesis.settings.register_profile("reqdb", max_examples=12, stateful_step_count=25, deadline=None)
-hypothesis.settings.register_profile("reqdb-long", max_examples=2000, stateful_step_count=80, deadline=None)
+hypothesis.settings.register_profile("reqdb-long", max_examples=5000, stateful_step_count=100, deadline=None)
 
 _KINDS = ("verify", "remove")
 _RESULTS = st.sampled_from(

@@ -102,6 +102,7 @@ _INVALID = {
     "no lfn": b'<request><operation type="verify"><file pfn="a"/></operation></request>',
     "relative lfn": b'<request><operation type="verify"><file lfn="a"/></operation></request>',
     "bad size": b'<request><operation type="verify"><file lfn="/a" size="-1"/></operation></request>',
+    "build": b'<request><operation type="build" target="a" node="n"><file lfn="/a"/></operation></request>',
     "file in file": b'<request><operation type="verify"><file lfn="/a"><file lfn="/b"/></file></operation></request>',
     "file in request": b'<request><file lfn="/a"/></request>',
     "text": b'<request>now<operation type="verify"><file lfn="/a"/></operation></request>',
