@@ -3,8 +3,13 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
+from typing import Protocol
+
+import structlog
+from sqlalchemy.engine import Connection
 
 from catalog.records import Entry, Registration, Trashed
 from dtscore.errors import (
@@ -33,6 +38,16 @@ INTERRUPTIONS = (DeadlinePassedError, DrainedError, LeaseLostError, OutOfTimeErr
 """What the guard raises: nothing that an attempt met is to blame, and it must not go on with something else."""
 
 
+class Further(Protocol):
+    """Rows of another room that belong to an attempt's result: written in the transaction that ends the file."""
+
+    def hold(self, connection: Connection) -> None:
+        """Lock what `write` is going to change; raise StateError when nobody wants the result any more."""
+
+    def write(self, connection: Connection) -> Sequence[tuple[str, str]]:
+        """Write the rows; return events (kind, message) for the history of the request."""
+
+
 @dataclass(slots=True)
 class CatalogChanges:
     """What an attempt asks the catalog to write in the transaction that ends the file."""
@@ -45,6 +60,7 @@ class CatalogChanges:
     withdrawn: list[tuple[str, str]] = field(default_factory=list)
     """(LFN, element)"""
     trashed: list[Trashed] = field(default_factory=list)
+    further: Further | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -58,6 +74,14 @@ class Achieved:
     protocol: str = ""
     seconds: float | None = None
     """Seconds of the work itself, where that is less than the whole attempt."""
+
+
+def caught(work: Callable[[], Achieved]) -> Achieved | Exception:
+    """Return what some work achieved, or why it did not."""
+    try:
+        return work()
+    except Exception as error:
+        return error
 
 
 class Attempt:
@@ -89,6 +113,13 @@ class Attempt:
     def overwrite(self) -> bool:
         """Whether the request allows other bytes at the destination to be replaced."""
         return self.file.operation.options.get("overwrite") == "yes"
+
+    def logged(self) -> AbstractContextManager[None]:
+        """Give all that is logged in a `with` block the numbers of request, operation, file and attempt."""
+        operation = self.file.operation
+        return structlog.contextvars.bound_contextvars(
+            request=operation.request_id, operation=operation.id, file=self.file.id, attempt=self.file.attempt
+        )
 
     def guard(self) -> None:
         """Raise when this attempt must not go on: lease lost, cancelled, deadline, drained, or out of time."""

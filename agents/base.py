@@ -14,7 +14,7 @@ from collections.abc import Sequence
 import structlog
 from sqlalchemy.engine import Connection
 
-from agents.attempt import Achieved, Attempt
+from agents.attempt import Achieved, Attempt, caught
 from agents.lease import Beat, Lease
 from agents.place import Place
 from agents.services import Services
@@ -46,14 +46,19 @@ class Agent(ABC):
         """Say that the main loop still turns."""
         self._ticked_at = time.monotonic()
 
-    def beat(self) -> None:
-        """Send the heartbeat; enter the agent anew when its lease was lost. Raises DatabaseUnavailableError."""
+    def beat(self) -> bool:
+        """Send the heartbeat; enter the agent anew when its lease was lost, and then return True: it may claim again.
+
+        Raises DatabaseUnavailableError.
+        """
         quiet = 3 * self.settings.poll_interval + 60.0
         ticked = time.monotonic() - self._ticked_at < quiet
         self.lease.beat(Beat(ticked, self._draining.is_set(), self.progress()))
         if self.lease.lost and not self._draining.is_set():
             log.warning("the lease was lost; entering anew", agent=self.lease.label)
             self.lease = Lease(self.services, self.kind)
+            return True
+        return False
 
     def progress(self) -> Sequence[store.Progress]:
         """Return where the workers are."""
@@ -82,6 +87,9 @@ class Agent(ABC):
 class ClaimingAgent(Agent):
     """An agent that claims files of one kind of operation and works on several places at once."""
 
+    together = 1
+    """Files that `perform_many` is given at once."""
+
     def __init__(self, services: Services) -> None:
         """Begin with no place taken; [agents] workers bounds how many there may be."""
         super().__init__(services)
@@ -92,6 +100,10 @@ class ClaimingAgent(Agent):
     @abstractmethod
     def perform(self, attempt: Attempt) -> Achieved:
         """Do the work on one file; raise WorkError when it cannot be done."""
+
+    def perform_many(self, attempts: Sequence[Attempt]) -> Sequence[Achieved | Exception | None]:
+        """Do the work on files of one target, the first of them at least; None stands for one that was not begun."""
+        return [caught(lambda: self.perform(attempts[0])), *[None] * (len(attempts) - 1)]
 
     def run_once(self, wake: threading.Event | None = None) -> Counter[str]:
         """Claim and work until nothing more can be claimed; return how many files ended in which state."""
@@ -183,9 +195,9 @@ class ClaimingAgent(Agent):
         with self._changed:
             self._summary.update(states)
 
-    def beat(self) -> None:
+    def beat(self) -> bool:
         """Send the heartbeat, and take the files from workers that hang."""
-        super().beat()
+        anew = super().beat()
         with self._changed:
             hanging = [place for place in self._places.values() if place.hangs()]
         for place in hanging:
@@ -193,6 +205,7 @@ class ClaimingAgent(Agent):
             with self._changed:
                 self._places.pop(place.token, None)
                 self._changed.notify_all()
+        return anew
 
     def progress(self) -> Sequence[store.Progress]:
         """Return where each worker is."""

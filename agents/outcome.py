@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import time
+from collections.abc import Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta, timezone
 from typing import TYPE_CHECKING
 
 import structlog
 
-from agents.attempt import Achieved, Attempt, CatalogChanges, DatabaseAwayError, DrainedError
+from agents.attempt import Achieved, Attempt, CatalogChanges, DatabaseAwayError, DrainedError, caught
 from dtscore.errors import (
     DatabaseUnavailableError,
     DeadlinePassedError,
@@ -45,34 +46,52 @@ class Ended:
 def judge(agent: ClaimingAgent, lease: Lease, attempt: Attempt, waiting: Waiting) -> Ended:
     """Make the attempt and return how it ended. LeaseLostError passes: then nothing may be written."""
     begun = time.monotonic()
-    achieved, error = _perform(agent, attempt)
-    seconds = time.monotonic() - begun
+
+    def work() -> Achieved:
+        attempt.guard()
+        return agent.perform(attempt)
+
+    ending = caught(work)
+    return _judged(agent, lease, attempt, waiting, ending, time.monotonic() - begun)
+
+
+def judge_many(agent: ClaimingAgent, lease: Lease, attempts: Sequence[Attempt], waiting: Waiting) -> list[Ended | None]:
+    """Make attempts together and return how each ended; None: it was not begun. LeaseLostError passes."""
+    begun = time.monotonic()
+    endings = agent.perform_many(attempts)
+    seconds = (time.monotonic() - begun) / len(attempts)
+    return [
+        None if ending is None else _judged(agent, lease, attempt, waiting, ending, seconds)
+        for attempt, ending in zip(attempts, endings, strict=True)
+    ]
+
+
+def _judged(
+    agent: ClaimingAgent, lease: Lease, attempt: Attempt, waiting: Waiting, ending: Achieved | Exception, seconds: float
+) -> Ended:
     started = datetime.now(timezone.utc) - timedelta(seconds=seconds)
-    if error is None:
-        assert achieved is not None
-        return Ended(_done(lease, attempt, achieved, started, seconds), achieved, attempt.changes)
-    _say(attempt, error)
+    if isinstance(ending, Achieved):
+        return Ended(_done(lease, attempt, ending, started, seconds), ending, attempt.changes)
+    with attempt.logged():
+        error = _work_error(attempt, ending)
+        _say(attempt, error)
     outage = error.message if error.outage and (error.scope is not Scope.SOURCE or waiting.source) else ""
     outcome = _not_done(agent.services.policy, lease, attempt, error, started, seconds)
     return Ended(outcome, None, attempt.changes, outage)
 
 
-def _perform(agent: ClaimingAgent, attempt: Attempt) -> tuple[Achieved | None, WorkError | None]:
-    """Make the attempt; return what it achieved or why it did not."""
-    try:
-        attempt.guard()
-        return agent.perform(attempt), None
-    except LeaseLostError:
-        raise
-    except WorkError as error:
-        return None, error
-    except DatabaseUnavailableError as away:
-        return None, DatabaseAwayError(away.message, away.hint)
-    except DtsError as refused:  # a name or a setting that can never work
-        return None, UnsupportedError(refused.message, refused.hint)
-    except Exception as defect:
-        log.exception("internal error in an attempt", lfn=attempt.file.lfn)
-        return None, StorageFaultError(f"internal error: {type(defect).__name__}: {defect}", "see the agent's log")
+def _work_error(attempt: Attempt, error: Exception) -> WorkError:
+    """Return why an attempt did not succeed, in the words of an attempt."""
+    if isinstance(error, LeaseLostError):
+        raise error
+    if isinstance(error, WorkError):
+        return error
+    if isinstance(error, DatabaseUnavailableError):
+        return DatabaseAwayError(error.message, error.hint)
+    if isinstance(error, DtsError):  # a name or a setting that can never work
+        return UnsupportedError(error.message, error.hint)
+    log.error("internal error in an attempt", lfn=attempt.file.lfn, exc_info=error)
+    return StorageFaultError(f"internal error: {type(error).__name__}: {error}", "see the agent's log")
 
 
 def _done(lease: Lease, attempt: Attempt, achieved: Achieved, started: datetime, seconds: float) -> Outcome:

@@ -15,7 +15,8 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from agents.attempt import INTERRUPTIONS, Achieved, Attempt
-from agents.replica_manager import ReplicaManager, blame
+from agents.expectations import blame
+from agents.replica_manager import ReplicaManager
 from catalog import store as catalog
 from catalog.records import Entry, Trashed
 from catalog.removal import begin_removal

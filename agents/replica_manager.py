@@ -6,6 +6,7 @@ stands in the attempt's `changes`, and goes into the transaction that ends the f
 
 from __future__ import annotations
 
+import dataclasses
 import time
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -13,18 +14,22 @@ from pathlib import Path
 
 import structlog
 
-from agents.attempt import INTERRUPTIONS, Achieved, Attempt
+from agents.attempt import INTERRUPTIONS, Achieved, Attempt, caught
+from agents.expectations import (
+    blame,
+    compare_checksum,
+    compare_size,
+    expected_checksums,
+    expected_size,
+    refuse_conflict,
+)
 from catalog.metadata import harvest
 from catalog.records import Entry, Registration
 from dtscore.checksums import Checksum, parse
 from dtscore.config import Config
 from dtscore.errors import (
-    CatalogConflictError,
-    ChecksumMismatchError,
     ConfigurationError,
-    CredentialsError,
     FileMissingError,
-    HostKeyError,
     NoGoodSourceError,
     Scope,
     SizeMismatchError,
@@ -33,9 +38,10 @@ from dtscore.errors import (
     WorkError,
 )
 from dtscore.names import default_pfn
+from storage.batch import land_many
 from storage.element import FileStat, StorageElement
 from storage.file import FileElement
-from storage.landing import Landed, LandingJob, land
+from storage.landing import Landed, Landing, LandingJob, land
 from storage.registry import Elements
 
 DEFAULT_CHECKSUM = "adler32"
@@ -74,21 +80,69 @@ class ReplicaManager:
         A source that turns out bad is skipped, marked Suspect and reported. Raises WorkError.
         """
         refuse_conflict(attempt)
+        return self._from_best(attempt, self.sources(attempt), [])
+
+    def _from_best(self, attempt: Attempt, sources: Sequence[Source], errors: list[WorkError]) -> Achieved:
+        """Copy from the first source that is good; `errors` are those of the sources tried before."""
         target = self.element(attempt.file.target)
-        errors: list[WorkError] = []
-        for source in self.sources(attempt):
+        for source in sources:
             try:
                 landed = self._land(attempt, source, target)
             except INTERRUPTIONS:
                 raise
             except WorkError as error:
-                if error.scope is not Scope.SOURCE:
-                    raise
+                self._skip(attempt, source, error)
                 errors.append(error)
-                self._suspect(attempt, source, error)
                 continue
             return self._landed(attempt, source, landed)
         raise _worst(attempt, errors)
+
+    def transfer_many(self, attempts: Sequence[Attempt]) -> list[Achieved | Exception | None]:
+        """Copy files to their one target, together as far as they are small and their elements give batches.
+
+        Returns how each ended, as `transfer` does, or None: it was not begun. The first one always ends.
+        """
+        endings: list[Achieved | Exception | None] = [None] * len(attempts)
+        together: list[tuple[int, Source, Landing]] = []
+        for number, attempt in enumerate(attempts):
+            try:
+                planned = self._plan(attempt)
+            except Exception as error:
+                endings[number] = error
+                continue
+            if planned is None:
+                break
+            together.append((number, *planned))
+        if not together and endings[0] is None:
+            endings[0] = caught(lambda: self.transfer(attempts[0]))
+        landed = land_many([landing for _, _, landing in together])
+        for (number, source, _), ending in zip(together, landed, strict=True):
+            endings[number] = self._ending(attempts[number], source, ending)
+        return endings
+
+    def _plan(self, attempt: Attempt) -> tuple[Source, Landing] | None:
+        """Return how a file would land in a batch; None where it must land alone."""
+        refuse_conflict(attempt)
+        target, sources = self.element(attempt.file.target), self.sources(attempt)
+        if not sources or not target.batches or not self._direct(sources[0].element, target.name):
+            return None
+        origin = self._source_element(sources[0].element)
+        if not origin.batches:
+            return None
+        job = self._job(attempt, origin, sources[0].pfn, target, default_pfn(attempt.file.lfn))
+        return sources[0], Landing(job, attempt.guard, attempt.progress)
+
+    def _ending(
+        self, attempt: Attempt, source: Source, ending: Landed | Exception | None
+    ) -> Achieved | Exception | None:
+        """Return what a landing comes to; the other sources are tried where this one was at fault."""
+        if isinstance(ending, Landed):
+            return dataclasses.replace(self._landed(attempt, source, ending), seconds=None)  # its part of all counts
+        if isinstance(ending, WorkError) and ending.scope is Scope.SOURCE and not isinstance(ending, INTERRUPTIONS):
+            self._skip(attempt, source, ending)
+            error = ending
+            return caught(lambda: self._from_best(attempt, self.sources(attempt)[1:], [error]))
+        return ending
 
     def sources(self, attempt: Attempt) -> list[Source]:
         """Return where the file may be read from, best first: the named source, then the catalog's replicas."""
@@ -148,15 +202,26 @@ class ReplicaManager:
         path: str,
         proven: Landed | None = None,
     ) -> Landed:
+        job = self._job(attempt, origin, pfn, target, path, proven)
+        return land(job, guard=attempt.guard, progress=attempt.progress)
+
+    def _job(
+        self,
+        attempt: Attempt,
+        origin: StorageElement,
+        pfn: str,
+        target: StorageElement,
+        path: str,
+        proven: Landed | None = None,
+    ) -> LandingJob:
         expected = expected_checksums(attempt)
         if proven is not None:
             expected = tuple(str(Checksum(name, value)) for name, value in proven.checksums.items())
-        job = LandingJob(
+        return LandingJob(
             source=origin, source_path=pfn, target=target, target_path=path, attempt=attempt.name,
             algorithms=(self.algorithm(attempt),), size=proven.size if proven else expected_size(attempt),
             checksums=expected, overwrite=attempt.overwrite,
         )  # fmt: skip
-        return land(job, guard=attempt.guard, progress=attempt.progress)
 
     def algorithm(self, attempt: Attempt) -> str:
         """Return the checksum to compute: the request's choice, else what is declared or known, else the target's."""
@@ -167,7 +232,10 @@ class ReplicaManager:
         settings = self._config.elements.get(attempt.file.target)
         return settings.options.get("checksum", DEFAULT_CHECKSUM) if settings else DEFAULT_CHECKSUM
 
-    def _suspect(self, attempt: Attempt, source: Source, error: WorkError) -> None:
+    def _skip(self, attempt: Attempt, source: Source, error: WorkError) -> None:
+        """Leave a bad source for the next one; raises the error where it is not the source's."""
+        if error.scope is not Scope.SOURCE:
+            raise error
         log.warning("bad source skipped", lfn=attempt.file.lfn, source=source.element, error=error.message)
         if source.replica and source.element in self._config.elements and blame(error):
             attempt.changes.marks.append((attempt.file.lfn, source.element, "Suspect", error.message))
@@ -198,12 +266,12 @@ class ReplicaManager:
         element = self.element(file.target)
         before = element.stat(pfn)
         size = before.size
-        _compare_size(attempt, element.name, size)
+        compare_size(attempt, element.name, size)
         expected = expected_checksums(attempt)
         wanted = {parse(text).algorithm for text in expected} | {self.algorithm(attempt)}
         found = self.digest(attempt, element, pfn, before, wanted)
         for text in expected:
-            _compare_checksum(attempt, element.name, text, found[parse(text).algorithm])
+            compare_checksum(attempt, element.name, text, found[parse(text).algorithm])
         known = attempt.entry.checksum if attempt.entry else found[self.algorithm(attempt)]
         head = read_head(element, pfn)
         attempt.changes.registrations.append(
@@ -253,7 +321,7 @@ class ReplicaManager:
             )  # fmt: skip
         algorithm = parse(entry.checksum).algorithm
         found = self.digest(attempt, element, pfn, before, {algorithm})[algorithm]
-        _compare_checksum(attempt, element_name, entry.checksum, found)
+        compare_checksum(attempt, element_name, entry.checksum, found)
 
     def digest(
         self, attempt: Attempt, element: StorageElement, pfn: str, before: FileStat, algorithms: Collection[str]
@@ -298,17 +366,6 @@ class ReplicaManager:
         raise errors[0] if errors else NoGoodSourceError(f"{entry.lfn} has no good replica", "see dts-catalog replicas")
 
 
-def blame(error: WorkError) -> str:
-    """Return the state that an error gives to the replica it was met at; '' where the replica is not to blame.
-
-    Bad only where the bytes are known to be wrong or gone: a key that expired must not condemn a whole archive.
-    """
-    if isinstance(error, (FileMissingError, SizeMismatchError, ChecksumMismatchError)):
-        return "Bad"
-    innocent = error.outage or isinstance(error, (CredentialsError, HostKeyError, *INTERRUPTIONS))
-    return "" if innocent else "Suspect"
-
-
 def read_head(element: StorageElement, pfn: str, length: int = 288_000) -> bytes:
     """Return the first bytes of a file, for its headers."""
     buffer = bytearray(length)
@@ -320,51 +377,6 @@ def read_head(element: StorageElement, pfn: str, length: int = 288_000) -> bytes
     finally:
         reader.close()
     return bytes(view[:filled])
-
-
-def expected_checksums(attempt: Attempt) -> tuple[str, ...]:
-    """Return the checksums that the bytes must have: the declared one and, unless overwriting, the catalog's."""
-    known = attempt.entry.checksum if attempt.entry and not attempt.overwrite else None
-    return tuple(dict.fromkeys(text for text in (attempt.file.checksum, known) if text))
-
-
-def expected_size(attempt: Attempt) -> int | None:
-    """Return the size in bytes that the file must have, if anybody said one."""
-    if attempt.file.size is None and attempt.entry and not attempt.overwrite:
-        return attempt.entry.size
-    return attempt.file.size
-
-
-def refuse_conflict(attempt: Attempt) -> None:
-    """Raise CatalogConflictError when the request declares other bytes than the catalog holds under this name."""
-    entry, file = attempt.entry, attempt.file
-    if entry is None or attempt.overwrite:
-        return
-    same_sum = not file.checksum or parse(file.checksum).algorithm != parse(entry.checksum).algorithm
-    if file.size in (None, entry.size) and (same_sum or file.checksum == entry.checksum):
-        return
-    raise CatalogConflictError(
-        f"{file.lfn} is in the catalog with {entry.size} bytes and {entry.checksum}; "
-        f"the request declares {file.size or 'no'} bytes and {file.checksum or 'no checksum'}",
-        'use another name, or say overwrite="yes"',
-    )
-
-
-def _compare_size(attempt: Attempt, element: str, size: int) -> None:
-    expected = expected_size(attempt)
-    if expected is not None and size != expected:
-        raise SizeMismatchError(
-            f"{attempt.file.lfn} has {size} bytes on {element}, not {expected}", "see which one is right",
-            element=element,
-        )  # fmt: skip
-
-
-def _compare_checksum(attempt: Attempt, element: str, expected: str, found: str) -> None:
-    if expected != found:
-        raise ChecksumMismatchError(
-            f"{attempt.file.lfn} on {element} has {found}, not {expected}", "replicate it from a good copy",
-            element=element,
-        )  # fmt: skip
 
 
 def _worst(attempt: Attempt, errors: Sequence[WorkError]) -> WorkError:

@@ -10,7 +10,7 @@ import structlog
 
 from agents.services import Services
 from dtscore.errors import DtsError
-from storage.landing import sweep_temporaries
+from storage.temporaries import sweep_temporaries
 
 _FIRST_SECONDS = 3600.0
 _AGAIN_SECONDS = 86400.0

@@ -4,17 +4,20 @@ from __future__ import annotations
 
 import threading
 from collections import Counter
+from collections.abc import Sequence
 
 from agents.attempt import Achieved, Attempt
 from agents.base import ClaimingAgent
 from agents.services import Services
 from agents.sweeper import Sweeper
+from storage.batch import MANY
 
 
 class TransferAgent(ClaimingAgent):
     """Works on `transfer` operations (seed 003: the core of the transfer framework)."""
 
     kind = "transfer"
+    together = MANY
 
     def __init__(self, services: Services) -> None:
         """Begin with nothing to sweep."""
@@ -25,6 +28,11 @@ class TransferAgent(ClaimingAgent):
         """Copy one file to its target, verified and landed."""
         self._sweeper.note(attempt.file.target)
         return self.services.manager.transfer(attempt)
+
+    def perform_many(self, attempts: Sequence[Attempt]) -> Sequence[Achieved | Exception | None]:
+        """Copy files to their target, the small ones together."""
+        self._sweeper.note(attempts[0].file.target)
+        return self.services.manager.transfer_many(attempts)
 
     def run_once(self, wake: threading.Event | None = None) -> Counter[str]:
         """Work on requests, and now and then clear away what killed agents left."""

@@ -9,6 +9,7 @@ from __future__ import annotations
 import os
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from functools import lru_cache
 
 from dtscore.errors import ElementUnavailableError
 from dtscore.names import check_pfn
@@ -51,21 +52,32 @@ def _step(folder: int, part: str, make: bool) -> int:
     return os.open(part, _FOLDER, dir_fd=folder)
 
 
-@contextmanager
-def folder(root: str, element: str, parts: Sequence[str], *, make: bool = False) -> Iterator[int]:
-    """Give a descriptor (O_PATH) of the folder at `parts` below the root; missing folders are made if `make`."""
+def open_folder(root: str, element: str, parts: Sequence[str], *, make: bool = False) -> int:
+    """Return a descriptor (O_PATH) of the folder at `parts` below the root; missing folders are made if `make`."""
     descriptor = _root(root, element)
     try:
         for part in parts:
             below = _step(descriptor, part, make)
             os.close(descriptor)
             descriptor = below
+    except BaseException:
+        os.close(descriptor)
+        raise
+    return descriptor
+
+
+@contextmanager
+def folder(root: str, element: str, parts: Sequence[str]) -> Iterator[int]:
+    """Give what `open_folder` returns, and close it."""
+    descriptor = open_folder(root, element, parts)
+    try:
         yield descriptor
     finally:
         os.close(descriptor)
 
 
-def split(path: str) -> tuple[list[str], str]:
+@lru_cache(maxsize=4096)
+def split(path: str) -> tuple[tuple[str, ...], str]:
     """Return the folders and the base name of a PFN, or raise NameRefusedError."""
     parts = check_pfn(path).split("/")
-    return parts[:-1], parts[-1]
+    return tuple(parts[:-1]), parts[-1]

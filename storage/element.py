@@ -18,10 +18,16 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar, Protocol
+from typing import ClassVar, Protocol, runtime_checkable
 
 from dtscore import checksums
-from dtscore.errors import ConfigurationError, DestinationDiffersError, FileMissingError, TransferCorruptedError
+from dtscore.errors import (
+    ConfigurationError,
+    DestinationDiffersError,
+    FileMissingError,
+    TransferCorruptedError,
+    WorkError,
+)
 from dtscore.names import check_pfn
 
 BLOCK = 1 << 20
@@ -37,10 +43,15 @@ class NameTakenError(DestinationDiffersError):
 
 @dataclass(frozen=True, slots=True)
 class FileStat:
-    """Size in bytes and, where the element tells it, when the file was last written (aware, UTC)."""
+    """Size in bytes and, where the element tells it, when the file was last written (aware, UTC).
+
+    `identity` tells a file from any other that had or gets its name, as inode and time to the nanosecond do; empty
+    where the element has nothing of the kind.
+    """
 
     size: int
     modified: datetime | None = None
+    identity: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +115,14 @@ class Writer(Protocol):
         """Let go of the file; never raises. Without a `sync` before, the content is not defined."""
 
 
+@runtime_checkable
+class RereadingWriter(Writer, Protocol):
+    """A writer that reads back from the device, while it writes, what the device has taken."""
+
+    def read_again(self) -> Digest | None:
+        """Return the digest of all that was read back, after `sync`; None if that was not possible."""
+
+
 class StorageElement(ABC):
     """A named place where files live."""
 
@@ -111,6 +130,9 @@ class StorageElement(ABC):
     """The settings of this type: name and one line that explains it."""
 
     promises: Promises
+
+    batches = False
+    """Whether `batch` gives something."""
 
     trash = ""
     """The folder below the root that `to_trash` fills."""
@@ -137,6 +159,21 @@ class StorageElement(ABC):
     def publish(self, temporary: str, final: str, *, replace: bool) -> None:
         """Rename within one folder, durably; raises NameTakenError, unless `replace`, if `final` exists."""
 
+    def swap(self, temporary: str, final: str, seen: FileStat) -> None:
+        """Publish in place of the file that was `seen`, durably; raises NameTakenError if that is not there any more.
+
+        This one looks first and then replaces; what comes between the two is replaced as well. An element that can
+        compare and exchange in one step does so. If it raises anything but NameTakenError, `temporary` may be the name
+        of what was there before, and is not to be removed.
+        """
+        there = self.find(final)
+        if there != seen:
+            raise NameTakenError(
+                f"element {self.name!r}: {final!r} is not the file any more that was to be replaced",
+                "somebody else writes under this name", element=self.name,
+            )  # fmt: skip
+        self.publish(temporary, final, replace=True)
+
     @abstractmethod
     def remove(self, path: str) -> None:
         """Remove a file; raises FileMissingError if there is none."""
@@ -160,6 +197,18 @@ class StorageElement(ABC):
     def trash_path(self, path: str, label: str) -> str:
         """Return where `to_trash` puts a file, so that a removal cut off by a crash can be finished."""
         return f"{self.trash}/{label}/{path.rpartition('/')[2]}"
+
+    def harden(self, path: str) -> None:
+        """Make a file durable that somebody else published: whoever did so may have died before it was."""
+        return None
+
+    def batch(self) -> ElementBatch:
+        """Return this element as one batch of small files sees it, where it `batches`.
+
+        A batch belongs to one thread. It shares the cost of many files, as of opening their folders: `publish`, `swap`
+        and `harden` of a batch need not be durable before `settle`.
+        """
+        raise NotImplementedError(f"{type(self).__name__} gives no batches")
 
     def close(self) -> None:
         """Let go of connections; the element may be used again, and then connects anew."""
@@ -229,6 +278,18 @@ class StorageElement(ABC):
                 "the storage is not to be trusted: take it out of use and have it checked",
                 element=self.name,
             )
+
+
+class ElementBatch(StorageElement):
+    """An element for one batch of small files; `close` ends the batch."""
+
+    def flush(self) -> None:
+        """Prepare that all files written so far are synced: an element may do for all what `sync` would do for each."""
+        return None
+
+    @abstractmethod
+    def settle(self) -> Mapping[str, WorkError]:
+        """Make all names durable that were published; return by folder ('' is the root) what went wrong."""
 
 
 def digest_of(reader: Reader, algorithms: Sequence[str], tick: Tick | None = None) -> Digest:

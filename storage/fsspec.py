@@ -65,7 +65,7 @@ def fsspec_error(error: Exception, element: str, what: str) -> WorkError:
     unavailable = code in ("SlowDown", "ServiceUnavailable", "InternalError", "RequestTimeout")
     network = (BotoCoreError, aiohttp.ClientError, FSTimeoutError, asyncio.TimeoutError)
     if unavailable or (isinstance(error, network) and not isinstance(error, (FileNotFoundError, PermissionError))):
-        return ElementUnavailableError(message, f"see what `dts se check {element}` says", element=element)
+        return ElementUnavailableError(message, f"is what [se.{element}] names up, and there?", element=element)
     return work_error(error, element, what)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import errno
 import socket
-from collections.abc import Iterator
-from contextlib import contextmanager
+from types import TracebackType
 
 from dtscore.errors import (
     ElementFullError,
@@ -57,8 +56,8 @@ def work_error(error: Exception, element: str, what: str) -> WorkError:
     message = f"element {element!r}: {what}: {_reason(error)}"
     number = getattr(error, "errno", None) or next((n for kind, n in _BY_TYPE if isinstance(error, kind)), None)
     if isinstance(error, (TimeoutError, socket.gaierror, ConnectionError, EOFError)) or number in _CONNECTION:
-        return ElementUnavailableError(message, f"see what `dts se check {element}` says", element=element)
-    kind, hint = _BY_NUMBER.get(number or 0, (StorageFaultError, f"see what `dts se check {element}` says"))
+        return ElementUnavailableError(message, f"is what [se.{element}] names up, and there?", element=element)
+    kind, hint = _BY_NUMBER.get(number or 0, (StorageFaultError, "see the log of the host that holds it"))
     return kind(message, hint, element=element)
 
 
@@ -67,10 +66,24 @@ def _reason(error: Exception) -> str:
     return str(strerror or error or type(error).__name__)
 
 
-@contextmanager
-def mapped(element: str, what: str) -> Iterator[None]:
-    """Turn an OSError of the block into a WorkError that says which element and what was being done."""
-    try:
-        yield
-    except OSError as error:
-        raise work_error(error, element, what) from error
+class Mapped:
+    """Turns an OSError of the block into a WorkError that says which element and what was being done.
+
+    A class, not a generator: entered several times for each file, it is what a small file waits for.
+    """
+
+    __slots__ = ("_element", "_what")
+
+    def __init__(self, element: str, what: str) -> None:
+        """Keep what the error is to say."""
+        self._element = element
+        self._what = what
+
+    def __enter__(self) -> None:
+        return None
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if isinstance(error, OSError):
+            raise work_error(error, self._element, self._what) from error

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import threading
 import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from itertools import cycle
 from typing import TypeAlias
@@ -18,7 +19,7 @@ HEAD = 288_000
 
 _TICK_SECONDS = 0.1
 
-Roles: TypeAlias = tuple[Callable[[], AbstractContextManager[None]], Callable[[], AbstractContextManager[None]]]
+Roles: TypeAlias = tuple[AbstractContextManager[None], AbstractContextManager[None]]
 
 
 @dataclass(frozen=True, slots=True)
@@ -35,19 +36,19 @@ class _Meter:
 
     def __init__(self, algorithms: Sequence[str]) -> None:
         self.hashers = {name: checksums.new(name) for name in algorithms}
-        self.head = bytearray()
+        self.head: list[bytes] = []
         self.size = 0
 
     def update(self, block: memoryview) -> None:
         for hasher in self.hashers.values():
             hasher.update(block)
-        if len(self.head) < HEAD:
-            self.head += block[: HEAD - len(self.head)]
+        if self.size < HEAD:
+            self.head.append(bytes(block[: HEAD - self.size]))
         self.size += len(block)
 
     def result(self, *, cloned: bool = False) -> Pumped:
         values = {name: hasher.hexdigest() for name, hasher in self.hashers.items()}
-        return Pumped(Digest(self.size, values), bytes(self.head), cloned)
+        return Pumped(Digest(self.size, values), b"".join(self.head), cloned)
 
 
 class Pump:
@@ -89,32 +90,56 @@ class Pump:
     def copy(self, reader: Reader, writer: Writer, algorithms: Sequence[str], size: int, roles: Roles) -> Pumped:
         """Copy all bytes; `roles` are entered around reading and writing, so that errors are told apart.
 
-        `size` is what is expected, as in `hash`. One buffer is written by a thread while the other is filled and
-        hashed; files that fit into one buffer do without the thread.
+        `size` is what is expected, as in `hash`.
         """
-        at_source, at_target = roles
         meter = _Meter(algorithms)
-        pending: Future[None] | None = None
-        with ExitStack() as stack:
-            pool = stack.enter_context(ThreadPoolExecutor(1, "dts-write")) if size >= BLOCK else None
-            for buffer in cycle([_buffer(size), _buffer(size)] if pool else [_buffer(size)]):
-                with at_source():
-                    block = buffer[: reader.readinto(buffer)]
-                meter.update(block)
-                self.tick(meter.size)
-                with at_target():
-                    if pending is not None:
-                        pending.result()
-                    if not block or meter.size > size:
-                        break
-                    if pool is None:
-                        writer.write(block)
-                    else:
-                        pending = pool.submit(writer.write, block)
+        if size <= BLOCK:
+            self._copy_in_turn(reader, writer, meter, size, roles)
+        else:
+            self._copy_at_once(reader, writer, meter, size, roles)
         self._progress(meter.size)
         return meter.result()
 
+    def _copy_in_turn(self, reader: Reader, writer: Writer, meter: _Meter, size: int, roles: Roles) -> None:
+        at_source, at_target = roles
+        buffer = _buffer(size)
+        while True:
+            with at_source:
+                block = buffer[: reader.readinto(buffer)]
+            meter.update(block)
+            self.tick(meter.size)
+            if not block or meter.size > size:
+                return
+            with at_target:
+                writer.write(block)
+
+    def _copy_at_once(self, reader: Reader, writer: Writer, meter: _Meter, size: int, roles: Roles) -> None:
+        """Write one buffer by a thread while the other is filled and hashed."""
+        at_source, at_target = roles
+        pending: Future[None] | None = None
+        with ThreadPoolExecutor(1, "dts-write") as pool:
+            for buffer in cycle([_buffer(size), memoryview(bytearray(BLOCK))]):
+                with at_source:
+                    block = buffer[: reader.readinto(buffer)]
+                meter.update(block)
+                self.tick(meter.size)
+                with at_target:
+                    if pending is not None:
+                        pending.result()
+                    if not block or meter.size > size:
+                        return
+                    pending = pool.submit(writer.write, block)
+
+
+_own = threading.local()
+
 
 def _buffer(size: int) -> memoryview:
-    """Return a buffer of one block, or a smaller one that holds the whole file and one byte more."""
-    return memoryview(bytearray(min(BLOCK, size + 1)))
+    """Return this thread's buffer: one block, or as much of it as holds the whole file and one byte more.
+
+    It is kept, as the kernel clears each page of a new one, which for small files takes longer than copying them.
+    """
+    if not hasattr(_own, "block"):
+        _own.block = memoryview(bytearray(BLOCK))
+    block: memoryview = _own.block
+    return block[: size + 1]

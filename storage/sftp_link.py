@@ -6,13 +6,15 @@ import threading
 from abc import ABC, abstractmethod
 from contextlib import suppress
 from dataclasses import dataclass, field
+from errno import EBADF
+from socket import gaierror
 from typing import Any, NoReturn
 
 import paramiko
 
 from dtscore.errors import CredentialsError, ElementUnavailableError, HostKeyError, WorkError
 from storage.mapping import work_error
-from storage.sftp_client import ByteChannel, SftpClient
+from storage.sftp_client import ByteChannel, OutOfStepError, SftpClient
 from storage.sftp_shell import Shell, ShellUnfitError
 
 _CIPHERS = ("aes128-gcm@openssh.com", "aes256-gcm@openssh.com")
@@ -20,6 +22,12 @@ _CHANNEL_WINDOW = 2 << 20
 _CLOSED = "Socket is closed"
 """How paramiko says that a channel has gone, in an OSError without a number."""
 _PIECE = 64 << 10
+UNREACHABLE = "is the host up and reachable from here, and are host and port of [se.{}] right?"
+"""The hint to an outage."""
+
+CHANNELS = 8
+"""Of one connection at most: with the digests' shells that is OpenSSH's MaxSessions of 10."""
+
 SHELL = "exec /bin/sh -s"
 """What is run on the server to have files digested: whatever the login shell is, this is a plain one."""
 
@@ -64,16 +72,23 @@ class _RefuseUnknown(paramiko.RejectPolicy):
 
 def sftp_error(error: Exception, element: str, what: str) -> WorkError:
     """Return the error of our tree for one of paramiko's or the server's."""
-    message = f"element {element!r}: {what}: {error or type(error).__name__}"
+    place = f"element {element!r}: {what}"
     if isinstance(error, paramiko.BadHostKeyException):
-        hint = "find out why before anything else; if the host was reinstalled, replace its line in known_hosts"
-        return HostKeyError(message, hint, element=element)
+        shown, known = error.key, error.expected_key
+        return HostKeyError(
+            f"{place}: {error.hostname} shows the key {shown.get_name()} {shown.fingerprint}, but known_hosts has "
+            f"{known.get_name()} {known.fingerprint}",
+            "find out why before anything else; if the host was reinstalled, replace its line in known_hosts",
+            element=element,
+        )
+    message = f"{place}: {getattr(error, 'strerror', None) or error or type(error).__name__}"
     if isinstance(error, paramiko.AuthenticationException):
         hint = "check user, key and password file, and the server's authorized_keys"
         return CredentialsError(message, hint, element=element)
-    lost = (paramiko.SSHException, paramiko.ssh_exception.NoValidConnectionsError, EOFError)
-    if isinstance(error, lost) or str(error) == _CLOSED:
-        return ElementUnavailableError(message, f"see what `dts se check {element}` says", element=element)
+    lost = (paramiko.SSHException, paramiko.ssh_exception.NoValidConnectionsError, EOFError, TimeoutError, gaierror)
+    closed = str(error) == _CLOSED or getattr(error, "errno", None) == EBADF  # by another of the channel's users
+    if closed or isinstance(error, (*lost, ConnectionError, OutOfStepError)):
+        return ElementUnavailableError(message, UNREACHABLE.format(element), element=element)
     return work_error(error, element, what)
 
 
@@ -102,6 +117,13 @@ class _ParamikoChannel:
             packet += piece
         return bytes(packet)
 
+    def read_into(self, view: memoryview, /) -> int:
+        piece = self._channel.recv(len(view))
+        if not piece:
+            raise EOFError("the server closed the channel")
+        view[: len(piece)] = piece
+        return len(piece)
+
     def write(self, head: bytes, body: memoryview, /) -> None:
         view = memoryview(head + body)
         while view:
@@ -122,6 +144,7 @@ class Link(ABC):
         """Keep the settings; a subclass connects."""
         self._settings = settings
         self.busy = 0
+        self.most = CHANNELS
         self.idle: list[SftpClient] = []
         self._shell: Shell | None = None
         self._shell_lock = threading.Lock()
@@ -147,11 +170,21 @@ class Link(ABC):
         """Return the shell that digests on this connection; raises ShellUnfitError where the server has none."""
         with self._shell_lock:
             if self._shell is None or self._shell.broken:
-                try:
-                    self._shell = Shell(self.run(SHELL), self._settings.connect)
-                except (paramiko.SSHException, OSError, EOFError) as error:
-                    raise ShellUnfitError(str(error) or type(error).__name__) from error
+                self._shell = self.new_shell()
             return self._shell
+
+    def begin_writing(self, path: str) -> None:
+        """Let the server begin to write a file to its disk, if there is a shell that is idle: a hint, no more."""
+        shell = self._shell
+        if shell is not None:
+            shell.begin_writing(path)
+
+    def new_shell(self) -> Shell:
+        """Start a shell on this connection; raises ShellUnfitError where the server has none."""
+        try:
+            return Shell(self.run(SHELL), self._settings.connect)
+        except (paramiko.SSHException, OSError, EOFError) as error:
+            raise ShellUnfitError(str(error) or type(error).__name__) from error
 
 
 class ParamikoLink(Link):

@@ -11,12 +11,11 @@ from dataclasses import dataclass
 import paramiko
 
 from dtscore.errors import WorkError
-from storage.sftp_client import SftpClient
+from storage.sftp_client import SftpClient, in_step
 from storage.sftp_link import Link, LinkSettings, ParamikoLink, sftp_error
 from storage.sftp_program import ProgramLink, ProgramRefusedError
 
-_CHANNELS_PER_LINK = 8
-"""With the digests' shell still below OpenSSH's MaxSessions of 10."""
+_TRIES = 4
 _BUSY_SECONDS = 60.0
 
 
@@ -72,36 +71,35 @@ class Pool:
         try:
             yield
         except (paramiko.SSHException, OSError, EOFError) as error:
-            lease.broken = getattr(error, "errno", None) is None
+            lease.broken = lease.broken or not in_step(error)
             raise sftp_error(error, self.settings.element, what) from error
         except BaseException as error:
-            lease.broken = not isinstance(error, WorkError) or error.outage
+            lease.broken = lease.broken or not isinstance(error, WorkError) or error.outage
             raise
 
     def lease(self, what: str) -> Lease:
         """Lease a channel; raises WorkError (unavailable, credentials, host key)."""
         try:
-            return self._try_lease() or self._lease_anew()
+            for left in reversed(range(_TRIES)):
+                if lease := self._try_lease(last=not left):
+                    return lease
         except (paramiko.SSHException, OSError, EOFError) as error:
             raise sftp_error(error, self.settings.element, what) from error
+        raise AssertionError("the last try returns a lease or raises")
 
-    def _lease_anew(self) -> Lease:
-        lease = self._try_lease(last=True)
-        if lease is None:
-            raise paramiko.SSHException("connection lost")
-        return lease
-
-    def _try_lease(self, *, last: bool = False) -> Lease | None:
-        """Lease a channel; None if a kept connection turns out to be lost, which is dropped then."""
+    def _try_lease(self, *, last: bool) -> Lease | None:
+        """Lease a channel; None if a kept connection is lost, which is dropped then, or takes no more channels."""
         link = self._reserve_link()
         try:
             return Lease(link, self._take_idle(link) or link.channel())
         except (paramiko.SSHException, OSError, EOFError) as error:
             with self._changed:
-                if not isinstance(error, paramiko.ChannelException) and link in self._links:
+                if isinstance(error, paramiko.ChannelException):
+                    link.most = max(1, link.busy - 1)  # the server's MaxSessions is lower than what is usual
+                elif link in self._links:
                     self._links.remove(link)  # its other users, if any, find out by themselves
             self._release(link)
-            if last or isinstance(error, (paramiko.ChannelException, TimeoutError)):
+            if last or isinstance(error, TimeoutError):
                 raise
             return None
         except BaseException:
@@ -144,9 +142,9 @@ class Pool:
         with self._changed:
             while True:
                 self._links = [link for link in self._links if link.alive]
-                best = min(self._links, key=lambda link: link.busy, default=None)
+                best = min(self._links, key=lambda link: (link.busy >= link.most, link.busy), default=None)
                 may_connect = len(self._links) + self._connecting < self.settings.connections
-                if best is not None and (best.busy == 0 or (best.busy < _CHANNELS_PER_LINK and not may_connect)):
+                if best is not None and (best.busy == 0 or (best.busy < best.most and not may_connect)):
                     best.busy += 1
                     return best
                 if may_connect:

@@ -15,8 +15,10 @@ import struct
 import subprocess
 import tempfile
 import threading
+import time
 import uuid
 from contextlib import suppress
+from errno import ECONNREFUSED
 from pathlib import Path
 from typing import IO
 
@@ -24,10 +26,14 @@ import paramiko
 
 from dtscore.errors import CredentialsError, ElementUnavailableError, HostKeyError, WorkError
 from storage.sftp_client import ByteChannel, SftpClient
-from storage.sftp_link import Link, LinkSettings
+from storage.sftp_link import UNREACHABLE, Link, LinkSettings
 
 _BUFFER = 1 << 20
 _END_SECONDS = 5.0
+_ABANDONED_SECONDS = 60.0
+_LONGEST_BASE = 50
+"""Bytes; a socket's name has room for 107, and ssh makes one of the control path and 17 bytes more."""
+
 _UNTRUSTED = ("Host key verification failed", "IDENTIFICATION HAS CHANGED", "host key is known for", "REVOKED HOST KEY")
 _CIPHERS = "aes128-gcm@openssh.com,aes256-gcm@openssh.com,chacha20-poly1305@openssh.com,aes256-ctr,aes128-ctr"
 
@@ -104,6 +110,16 @@ class ProgramChannel:
             data += piece
         return data
 
+    def read_into(self, view: memoryview, /) -> int:
+        """Fill the view's beginning with what comes; raises EOFError, TimeoutError."""
+        try:
+            count = self._socket.recv_into(view, 0, socket.MSG_WAITALL)
+        except BlockingIOError as error:
+            raise TimeoutError("the server does not answer") from error
+        if not count:
+            raise EOFError("the server closed the connection")
+        return count
+
     def write(self, head: bytes, body: memoryview, /) -> None:
         """Send both without joining them; raises TimeoutError when no byte leaves for too long."""
         try:
@@ -147,20 +163,37 @@ class ProgramChannel:
                 return
 
 
-def control_folder() -> Path:
-    """Return this user's folder for control sockets; raises OSError if it is not this user's alone."""
-    folder = Path(tempfile.gettempdir()) / f"dts-sftp-{os.getuid()}"
-    with suppress(FileExistsError):
-        folder.mkdir(mode=0o700)
-    status = folder.lstat()
-    if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
-        raise PermissionError(f"{folder} is not a folder of this user alone (mode 0700)")
+def control_folder(element: str) -> Path:
+    """Return this user's folder for control sockets, those of killed processes removed; raises WorkError."""
+    base = tempfile.gettempdir()
+    if len(os.fsencode(base)) > _LONGEST_BASE:
+        base = "/tmp"  # noqa: S108 - what is made there is checked below
+    folder = Path(base) / f"dts-sftp-{os.getuid()}"
+    try:
+        with suppress(FileExistsError):
+            folder.mkdir(mode=0o700)
+        status = folder.lstat()
+        if not stat.S_ISDIR(status.st_mode) or status.st_uid != os.getuid() or status.st_mode & 0o077:
+            raise PermissionError(f"{folder} is not a folder of this user alone (mode 0700)")
+        for path in folder.iterdir():
+            _remove_abandoned(path)
+    except OSError as error:
+        message = f"element {element!r}: no place for control sockets: {error}"
+        raise ElementUnavailableError(message, "remove what is there, or set TMPDIR", element=element) from error
     return folder
 
 
+def _remove_abandoned(path: Path) -> None:
+    """Remove a control socket that nobody answers at any more; one that is just being made is left alone."""
+    with suppress(FileNotFoundError), socket.socket(socket.AF_UNIX) as knock:
+        knock.settimeout(1.0)
+        if time.time() - path.lstat().st_mtime > _ABANDONED_SECONDS and knock.connect_ex(str(path)) == ECONNREFUSED:
+            path.unlink()
+
+
 def _quoted(text: str) -> str:
-    if '"' in text or "\n" in text:
-        raise OSError(f"the ssh program takes no quotes in a file's name: {text!r}")
+    if '"' in text or "\n" in text or "${" in text:
+        raise OSError(f"the ssh program takes no quotes and no ${{ in a file's name: {text!r}")
     return '"' + text.replace("\\", "\\\\").replace("%", "%%") + '"'
 
 
@@ -171,7 +204,7 @@ class ProgramLink(Link):
         """Connect and authenticate."""
         super().__init__(settings)
         self._program = program
-        self._control = control_folder() / uuid.uuid4().hex[:16]
+        self._control = control_folder(settings.element) / uuid.uuid4().hex[:16]
         self._children: list[ProgramChannel] = []
         self._lock = threading.Lock()
         self._closed = False
@@ -193,7 +226,9 @@ class ProgramLink(Link):
             "GlobalKnownHostsFile": "/dev/null", "UpdateHostKeys": "no", "CheckHostIP": "no",
             "VerifyHostKeyDNS": "no", "PreferredAuthentications": "publickey", "IdentitiesOnly": "no" if to.agent else
             "yes", "IdentityFile": _quoted(to.key_file) if to.key_file else "none", "Compression": "no",
-            "ClearAllForwardings": "yes", "EscapeChar": "none", "ConnectionAttempts": "1", "Ciphers": _CIPHERS,
+            "ClearAllForwardings": "yes", "ForwardAgent": "no", "ForwardX11": "no", "PermitLocalCommand": "no",
+            "KnownHostsCommand": "none", "AddKeysToAgent": "no", "CanonicalizeHostname": "no", "Tunnel": "no",
+            "EscapeChar": "none", "ConnectionAttempts": "1", "Ciphers": _CIPHERS,
             "ConnectTimeout": str(int(to.connect)), "ServerAliveCountMax": "2", "LogLevel": "ERROR",
             "ServerAliveInterval": str(max(1, int(min(to.keepalive, to.idle / 2)))), "ControlPersist": "no",
             "ControlMaster": "yes" if master else "no", "ControlPath": _quoted(str(self._control)),
@@ -206,8 +241,6 @@ class ProgramLink(Link):
 
     def _start(self, *, master: bool, words: tuple[str, ...] = (), command: str) -> ProgramChannel:
         to = self._settings
-        if to.host.startswith("-") or to.user.startswith("-"):
-            raise OSError(f"{to.host!r} is no name of a host, or {to.user!r} none of a user")
         line = [self._program, "-F", "none", "-T", "-p", str(to.port), "-l", to.user, *self._options(master=master)]
         child = ProgramChannel([*line, *words, "--", to.host, command], to.connect)
         with self._lock:
@@ -234,7 +267,7 @@ class ProgramLink(Link):
         if "Permission denied" in said or "Too many authentication failures" in said:
             hint = "check user, key and password file, and the server's authorized_keys"
             return ProgramRefusedError(CredentialsError(message, hint, element=name))
-        return ElementUnavailableError(message, f"see what `dts se check {name}` says", element=name)
+        return ElementUnavailableError(message, UNREACHABLE.format(name), element=name)
 
     @property
     def processes(self) -> tuple[int, ...]:
@@ -252,6 +285,12 @@ class ProgramLink(Link):
         channel = self._start(master=False, words=("-s",), command="sftp")
         try:
             return self._greet(channel)
+        except EOFError as error:
+            refused = self.alive and "refused" in channel.said()
+            channel.close()
+            if refused:
+                raise paramiko.ChannelException(1, "the server opens no more channels") from error
+            raise
         except BaseException:
             channel.close()
             raise

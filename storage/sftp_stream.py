@@ -1,188 +1,206 @@
-"""Reading and writing over SFTP with many requests under way, but never more than a bounded number of bytes.
-
-paramiko's own `prefetch` asks for a whole file at once or polls, and its pipelined writes are bounded by nothing;
-so the requests are counted here, on paramiko's packets.
-"""
+"""Reading and writing over SFTP with many requests under way, but never more than a bounded number of bytes."""
 
 from __future__ import annotations
 
+import struct
 from collections import deque
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
+from dataclasses import dataclass
 
 import paramiko
-from paramiko.message import Message
-from paramiko.sftp import CMD_DATA, CMD_FSTAT, CMD_READ, CMD_STATUS, int64
-from paramiko.sftp_attr import SFTPAttributes
 
 from dtscore.errors import WorkError
 from storage.element import FileStat, Reader
-from storage.sftp_pool import Lease, Pool
+from storage.sftp_client import READ, WRITE, Attributes, SftpClient, in_step, string
+from storage.sftp_pool import Lease
 
 _UNDER_WAY = 4 << 20
 """Bytes asked for or sent and not answered yet."""
 
-ToStat = Callable[[SFTPAttributes], FileStat]
-Explain = Callable[[Exception, str], WorkError]
+_EARLY = 64 << 20
+"""After each so many bytes the server's disk is set to work, so that fsync need not wait for the whole file at last."""
+
+ToStat = Callable[[Attributes], FileStat]
+
+
+@dataclass(frozen=True, slots=True)
+class File:
+    """An open handle on a leased channel, how its errors are explained, and what takes the channel back."""
+
+    lease: Lease
+    handle: bytes
+    what: str
+    explain: Callable[[SftpClient, Exception, str], WorkError]
+    give_back: Callable[[Lease], None]
 
 
 class _Stream:
-    """An open file on a leased channel; after any error the channel is given up, not shared again."""
+    """An open file on a leased channel."""
 
-    def __init__(self, pool: Pool, lease: Lease, handle: bytes, what: str, explain: Explain) -> None:
-        self._pool = pool
-        self._lease = lease
-        self._client = lease.client
-        self._handle = handle
-        self._what = what
-        self._explain = explain
+    def __init__(self, file: File) -> None:
+        self._file = file
+        self._client = file.lease.client
+        self._handle = string(file.handle)
         self._open = True
 
     @contextmanager
     def _guarded(self) -> Iterator[None]:
+        lease = self._file.lease
         try:
             yield
         except (paramiko.SSHException, OSError, EOFError) as error:
-            self._lease.broken = True
-            raise self._explain(error, self._what) from error
+            lease.broken = lease.broken or not in_step(error)
+            raise self._file.explain(self._client, error, self._file.what) from error
 
-    def _send(self, command: int, *arguments: object) -> int:
-        number: int = self._client._async_request(self, command, self._handle, *arguments)  # type: ignore[attr-defined]
-        return number
-
-    def _answer(self) -> None:
-        """Wait for one answer; paramiko hands it to `_async_response`."""
-        self._client._read_response()  # type: ignore[attr-defined]
-
-    def _under_way(self) -> bool:
-        raise NotImplementedError
+    def _forget(self) -> None:
+        """Leave the channel to its next user: no answer and no bytes of this file may reach it."""
 
     def close(self) -> None:
         """Close the remote handle and give the channel back."""
         if not self._open:
             return
         self._open = False
-        if self._under_way():
-            self._lease.broken = True  # late answers must not reach the channel's next user
-        if not self._lease.broken:
+        lease = self._file.lease
+        if not lease.broken:
             try:
-                self._client.send_close(self._handle)  # nothing depends on the answer, and fsync has had its own
+                self._forget()
+                self._client.send_close(self._file.handle)  # nothing depends on the answer, and fsync had its own
             except (paramiko.SSHException, OSError, EOFError):
-                self._lease.broken = True
-        self._pool.give_back(self._lease)
+                lease.broken = True
+        self._file.give_back(lease)
 
 
 class SftpReader(_Stream):
-    """A remote file open for reading, asked for ahead."""
+    """A remote file open for reading, asked for ahead; its bytes go from the channel right into the buffers."""
 
-    def __init__(
-        self, pool: Pool, lease: Lease, handle: bytes, what: str, explain: Explain, to_stat: ToStat, size: int
-    ) -> None:
+    def __init__(self, file: File, to_stat: ToStat, size: int) -> None:
         """Take over an open handle; `size` is how far to ask ahead."""
-        super().__init__(pool, lease, handle, what, explain)
+        super().__init__(file)
         self._to_stat = to_stat
-        self._chunk = lease.client.read_size
+        self._chunk = self._client.read_size
         self._size = size
         self._asked = 0
         self._queue: deque[tuple[int, int, int]] = deque()  # number, offset, length; in the order of the file
-        self._answers: dict[int, bytes] = {}
         self._rest = memoryview(b"")
+        self._coming = 0  # bytes of the file that come next from the channel
 
-    def _under_way(self) -> bool:
-        return len(self._queue) > len(self._answers)
+    def _forget(self) -> None:
+        if self._coming:
+            self._absorb()
+        for number, _, _ in self._queue:
+            self._client.drop(number)
 
-    def _async_response(self, kind: int, message: Message, number: int) -> None:
-        if kind == CMD_DATA:
-            self._answers[number] = message.get_binary()
-            return
-        with suppress(EOFError):  # the end of the file: no bytes
-            self._client._convert_status(message)  # type: ignore[attr-defined]
-        self._answers[number] = b""
+    def _absorb(self) -> None:
+        """Take from the channel what stands in the way of other answers."""
+        self._client.unread = None
+        self._rest = memoryview(self._client.channel.read(self._coming))
+        self._coming = 0
 
     def _ask(self) -> None:
-        limit = max(1, _UNDER_WAY // self._chunk)
+        limit = max(2, _UNDER_WAY // self._chunk)
         while len(self._queue) < limit and self._asked < self._size:
             length = min(self._chunk, self._size - self._asked)
-            self._queue.append((self._send(CMD_READ, int64(self._asked), length), self._asked, length))
+            self._request(self._asked, length, self._queue.append)
             self._asked += length
 
-    def _next(self) -> memoryview:
-        """Return the next bytes of the file; empty at its end."""
-        self._ask()
+    def _request(self, offset: int, length: int, enter: Callable[[tuple[int, int, int]], None]) -> None:
+        number = self._client.send(READ, self._handle + struct.pack(">QI", offset, length))
+        enter((number, offset, length))
+
+    def _next(self) -> bool:
+        """Come to the next bytes of the file; False at its end."""
         if not self._queue:
-            return memoryview(b"")
+            return False
         number, offset, length = self._queue.popleft()
-        try:
-            while number not in self._answers:
-                self._answer()
-        except BaseException:
-            self._lease.broken = True
-            raise
-        data = self._answers.pop(number)
-        if data and len(data) < length:  # a server may answer less than was asked: ask for the rest, first in line
-            rest = length - len(data)
-            self._queue.appendleft((self._send(CMD_READ, int64(offset + len(data)), rest), offset + len(data), rest))
-        return memoryview(data)
+        here, self._coming = self._client.data(number)
+        self._client.unread = self._absorb if self._coming else None
+        self._rest = memoryview(here)
+        got = len(here) + self._coming
+        if got > length:
+            raise EOFError("the server sent more than it was asked for")
+        if 0 < got < length:  # a server may answer less than was asked: ask for the rest, first in line
+            self._request(offset + got, length - got, self._queue.appendleft)
+        return got > 0
 
     def readinto(self, buffer: memoryview, /) -> int:
         """Fill the buffer as far as the file goes."""
         filled = 0
         with self._guarded():
+            self._ask()
             while filled < len(buffer):
-                if not self._rest:
-                    self._rest = self._next()
-                    if not self._rest:
-                        break
-                count = min(len(buffer) - filled, len(self._rest))
-                buffer[filled : filled + count] = self._rest[:count]
-                self._rest = self._rest[count:]
+                if self._coming:
+                    count = self._client.channel.read_into(buffer[filled : filled + self._coming])
+                    self._coming -= count
+                    if not self._coming:
+                        self._client.unread = None
+                elif self._rest:
+                    count = min(len(buffer) - filled, len(self._rest))
+                    buffer[filled : filled + count] = self._rest[:count]
+                    self._rest = self._rest[count:]
+                elif self._next():
+                    count = 0
+                    self._ask()
+                else:
+                    break
                 filled += count
         return filled
 
     def stat(self) -> FileStat:
         """Ask the server for size and time of the open file."""
         with self._guarded():
-            _, message = self._client._request(CMD_FSTAT, self._handle)  # type: ignore[attr-defined]
-            return self._to_stat(SFTPAttributes._from_msg(message))  # type: ignore[attr-defined]
+            return self._to_stat(self._client.fstat(self._file.handle))
 
 
 class SftpWriter(_Stream):
     """A new remote file open for writing; several writes are under way at once."""
 
-    def __init__(self, pool: Pool, lease: Lease, handle: bytes, what: str, explain: Explain) -> None:
-        """Take over an open handle of an empty file."""
-        super().__init__(pool, lease, handle, what, explain)
-        self._chunk = lease.client.write_size
+    def __init__(self, file: File, path: str) -> None:
+        """Take over an open handle of an empty file; `path` is what the server calls it."""
+        super().__init__(file)
+        self._path = path
+        self._early = _EARLY
+        self._chunk = self._client.write_size
+        self._limit = max(1, _UNDER_WAY // self._chunk)
         self._offset = 0
-        self._unanswered = 0
+        self._sent: deque[int] = deque()
 
-    def _under_way(self) -> bool:
-        return self._unanswered > 0
-
-    def _async_response(self, kind: int, message: Message, number: int) -> None:
-        self._unanswered -= 1
-        if kind != CMD_STATUS:
-            raise paramiko.SFTPError(f"unexpected answer {kind} to a write")
-        self._client._convert_status(message)  # type: ignore[attr-defined]
+    def _forget(self) -> None:
+        for number in self._sent:
+            self._client.drop(number)
 
     def write(self, data: memoryview, /) -> None:
         """Send the bytes; waits for answers only when too many are under way."""
         with self._guarded():
             for start in range(0, len(data), self._chunk):
                 block = data[start : start + self._chunk]
-                while self._unanswered * self._chunk >= _UNDER_WAY:
-                    self._answer()
-                self._client.send_write(self, self._handle, self._offset, block)
-                self._unanswered += 1
+                while len(self._sent) >= self._limit:
+                    self._client.done(self._sent.popleft())
+                place = self._handle + struct.pack(">QI", self._offset, len(block))
+                self._sent.append(self._client.send(WRITE, place, block))
                 self._offset += len(block)
+        if self._offset >= self._early:
+            self._early += _EARLY
+            self._file.lease.link.begin_writing(self._path)
 
     def clone(self, source: Reader) -> bool:
         """Not offered."""
         return False
 
-    def sync(self) -> None:
-        """Wait for all answers, then fsync where the server offers it."""
+    def ask_sync(self) -> None:
+        """Ask for fsync where the server offers it, and do not wait: it works in order, after the writes."""
         with self._guarded():
-            self._client.fsync(self._handle)  # the server works in order: by then all writes are answered
-            while self._unanswered:
-                self._answer()
+            number = self._client.send_fsync(self._file.handle)
+            if number is not None:
+                self._sent.append(number)
+
+    def sync(self) -> None:
+        """Make the file durable where the server offers fsync, and wait for all answers."""
+        self.ask_sync()
+        self.finish()
+
+    def finish(self) -> None:
+        """Wait for all answers."""
+        with self._guarded():
+            while self._sent:
+                self._client.done(self._sent.popleft())

@@ -10,6 +10,7 @@ import getpass
 import itertools
 import os
 import pwd
+import random
 import shutil
 import signal
 import socket
@@ -27,10 +28,11 @@ import psycopg
 
 import accounting.models
 import catalog.models
+import imagebuilder.models
 import reqdb.models
 from dtscore.database import Database, metadata
 
-ROOMS_WITH_TABLES = (reqdb.models, catalog.models, accounting.models)
+ROOMS_WITH_TABLES = (reqdb.models, catalog.models, accounting.models, imagebuilder.models)
 _TEMPLATE = "dts_template"
 _START_SECONDS = 30.0
 
@@ -49,11 +51,16 @@ def find_program(name: str, *folders: str) -> str:
 
 
 def free_port() -> int:
-    """Return a TCP port of the loopback interface that nobody listens on."""
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port: int = probe.getsockname()[1]
-        return port
+    """Return a TCP port of the loopback interface that nobody listens on.
+
+    Below the range from which the system hands ports out itself: while a server of ours is stopped, nobody is given
+    its port.
+    """
+    while True:
+        port = random.randrange(10_000, 32_000)
+        with socket.socket() as probe, contextlib.suppress(OSError):
+            probe.bind(("127.0.0.1", port))
+            return port
 
 
 def create_tables(url: str) -> None:
@@ -94,7 +101,7 @@ class PostgresServer:
     It does not wait for the disk (`fsync=off`): the tests that prove durability start one with `durable=True`.
     """
 
-    def __init__(self, *, durable: bool = False) -> None:
+    def __init__(self, *, durable: bool = False, settings: Sequence[str] = ()) -> None:
         """Make the cluster's folder under a short path (a socket's path has at most 107 bytes) and start the server."""
         self._numbers = itertools.count(1)
         self._binaries = Path(find_program("initdb", "/usr/lib/postgresql/*/bin")).resolve().parent
@@ -107,7 +114,8 @@ class PostgresServer:
             os.chown(self.folder, account.pw_uid, account.pw_gid)
             ids = (f"--reuid={account.pw_uid}", f"--regid={account.pw_gid}", "--init-groups")
             self._as_user = (find_program("setpriv"), *ids, "--")
-        self._settings = [] if durable else ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]
+        quick = [] if durable else ["fsync=off", "synchronous_commit=off", "full_page_writes=off"]
+        self._settings = [*quick, *settings]
         self._initialize()
         self.process = self.start()
 

@@ -25,8 +25,9 @@ from dtscore.errors import (
 )
 from storage.element import Reader, StorageElement, Writer
 from storage.file import FileElement
-from storage.landing import LandingJob, land, sweep_temporaries, temporary_path
+from storage.landing import LandingJob, land
 from storage.pump import HEAD
+from storage.temporaries import sweep_temporaries, temporary_path
 from tests.storage.conftest import Put
 from tests.storage.helpers import ChangedWriter, HookedReader, Wrapped, land_one, nothing
 from tests.storage.test_contract import read

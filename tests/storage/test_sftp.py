@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import signal
 import socket
 import subprocess
@@ -29,7 +30,7 @@ from storage.file import FileElement
 from storage.registry import make
 from storage.sftp import SftpElement
 from storage.sftp_client import SftpClient
-from tests.services import SshServer, free_port, make_key
+from tests.services import SshServer, free_port, make_key, start_sshd
 from tests.storage.conftest import Put, sftp_settings
 from tests.storage.helpers import land_one
 from tests.storage.test_contract import read
@@ -102,12 +103,54 @@ def test_an_unknown_host_is_refused(sshd: SshServer, tmp_path: Path) -> None:
 
 
 def test_a_changed_host_key_is_refused(sshd: SshServer, tmp_path: Path) -> None:
-    """A host that shows another key than the known one is a permanent error."""
+    """A host that shows another key than the known one is a permanent error that tells both by their fingerprints."""
     make_key(tmp_path / "other")
     key = (tmp_path / "other.pub").read_text().split()
     (tmp_path / "known").write_text(f"[{sshd.host}]:{sshd.port} {key[0]} {key[1]}\n")
-    with pytest.raises(HostKeyError):
+    with pytest.raises(HostKeyError) as caught:
         element_on(sshd, known_hosts=str(tmp_path / "known")).stat("x")
+    assert caught.value.message.count("SHA256:") == 2
+    assert key[1][-20:] not in caught.value.message
+
+
+def test_a_refused_connection_is_told_plainly(tmp_path: Path, sshd: SshServer) -> None:
+    """Where no server listens the message has a reason, no number that is None, and no advice to do the same again."""
+    settings = sftp_settings(sshd, sshd.root, port=str(free_port()), transport=_chosen["transport"])
+    with pytest.raises(ElementUnavailableError) as caught:
+        make(settings).stat("x")
+    assert "None" not in caught.value.message
+    assert "se check" not in caught.value.hint
+
+
+@pytest.mark.parametrize(
+    ("key", "word"), [("host", "-oProxyCommand"), ("host", "a b"), ("host", "a@b"), ("user", "-x"), ("agent", "maybe")]
+)
+def test_words_that_a_program_could_misread_are_refused(sshd: SshServer, key: str, word: str) -> None:
+    """A host or user that looks like an option, and a flag that is neither yes nor no, are mistakes told at once."""
+    with pytest.raises(ConfigurationError, match=key):
+        make(sftp_settings(sshd, sshd.root, **{key: word}))
+
+
+def test_a_server_that_opens_few_channels_is_used_all_the_same(put: Put, tmp_path: Path) -> None:
+    """With MaxSessions 2 the element makes more connections instead of failing."""
+    server = start_sshd()
+    try:
+        config = server.folder / "sshd_config"
+        server.stop()
+        config.write_text(config.read_text().replace("MaxSessions 200", "MaxSessions 2"))
+        server.start()
+        element = element_on(server, connections="2")
+        writers = [element.create(f"f{number}", 1) for number in range(4)]
+        for writer in writers:
+            writer.write(memoryview(b"x"))
+            writer.sync()
+        for writer in writers:
+            writer.close()
+        assert sorted(path for path, _ in element.walk()) == ["f0", "f1", "f2", "f3"]
+        element.close()
+    finally:
+        server.stop()
+        shutil.rmtree(server.folder)
 
 
 def test_a_wrong_key_or_password_is_refused(sshd: SshServer, tmp_path: Path) -> None:
@@ -222,14 +265,15 @@ def test_file_and_folders_are_fsynced(
 ) -> None:
     """The server is asked to fsync the file, the folder that it stands in and the one above a new folder."""
     asked: list[bytes] = []
-    real = SftpClient.fsync
+    real = SftpClient.send_fsync
 
-    def fsync(client: SftpClient, handle: bytes) -> None:
-        assert "fsync@openssh.com" in client.extensions
-        real(client, handle)
+    def send_fsync(client: SftpClient, handle: bytes) -> int | None:
+        number = real(client, handle)
+        assert number is not None
         asked.append(handle)
+        return number
 
-    monkeypatch.setattr(SftpClient, "fsync", fsync)
+    monkeypatch.setattr(SftpClient, "send_fsync", send_fsync)
     put(source, PATH, b"x")
     land_one(source, far)
     assert len(asked) == 3

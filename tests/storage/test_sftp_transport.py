@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Callable, Iterator
+from contextlib import closing
 from pathlib import Path
 
 import pytest
@@ -18,7 +21,7 @@ from storage.file import FileElement
 from storage.registry import make
 from storage.sftp import SftpElement
 from storage.sftp_link import ParamikoLink
-from storage.sftp_program import ProgramLink
+from storage.sftp_program import ProgramLink, control_folder
 from storage.sftp_shell import TOOLS, Shell, ShellUnfitError
 from tests.services import SshServer, make_key
 from tests.storage.conftest import Put, sftp_settings
@@ -137,7 +140,7 @@ def test_a_digest_that_fails_falls_back_to_reading(
     """A digest program that fails, or a shell that ends, verifies nothing: the file is read over the connection."""
     put(source, PATH, os.urandom(BIG))
     assert far.digests_with(BIG) is not None
-    monkeypatch.setattr(Shell, "digest", lambda *arguments: None)
+    monkeypatch.setattr(Shell, "digests", lambda shell, files, *more: [None] * len(files))
     assert land_one(source, far).depth == "readback"
     assert read(far, PATH) == read(source, PATH)
 
@@ -226,6 +229,26 @@ os.kill(os.getpid(), signal.SIGKILL)
         assert not Path(control).exists()
 
 
+def test_control_sockets_of_the_dead_are_removed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A socket that nobody answers at goes, unless it is being made just now; one that is listened at stays."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as base:
+        monkeypatch.setattr(tempfile, "tempdir", base)
+        folder = control_folder("far")
+        with closing(socket.socket(socket.AF_UNIX)) as alive:
+            for name in ("dead", "young"):
+                with closing(socket.socket(socket.AF_UNIX)) as one:
+                    one.bind(str(folder / name))
+            alive.bind(str(folder / "alive"))
+            alive.listen()
+            for name in ("dead", "alive"):
+                os.utime(folder / name, (0, 0))
+            control_folder("far")
+            assert sorted(path.name for path in folder.iterdir()) == ["alive", "young"]
+        folder.chmod(0o755)
+        with pytest.raises(ElementUnavailableError, match="0700"):
+            control_folder("far")
+
+
 class _Talker:
     """A server's shell that answers what a test says."""
 
@@ -237,6 +260,10 @@ class _Talker:
         """Nothing to bound."""
 
     def read(self, count: int, /) -> bytes:
+        """Not used."""
+        raise EOFError
+
+    def read_into(self, view: memoryview, /) -> int:
         """Not used."""
         raise EOFError
 
@@ -278,15 +305,15 @@ STRANGE = (
 @pytest.mark.parametrize("words", STRANGE)
 def test_strange_answers_verify_nothing(words: str) -> None:
     """A failing program, a second line, a digest too long, none at all, the end or a flood is not a digest."""
-    assert _shell(words).digest("/x", 1, 1.0, None) is None
+    assert list(_shell(words).digests([("/x", 1)], 1.0, None)) == [None]
 
 
 def test_a_plain_answer_is_the_digest() -> None:
     """One digest and a status of zero count, or the test above proves nothing; names that are no paths are refused."""
     shell = _shell("{digest}  -\ndts {mark} 0\n")
-    assert shell.digest("/x", 1, 1.0, None) == "0" * 32
+    assert list(shell.digests([("/x", 1)], 1.0, None)) == ["0" * 32]
     for path in ("x", "/a\nb", "/a\0b"):
-        assert shell.digest(path, 1, 1.0, None) is None
+        assert list(shell.digests([(path, 1)], 1.0, None)) == [None]
 
 
 def test_a_server_without_programs_is_unfit() -> None:
