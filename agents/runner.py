@@ -21,6 +21,8 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from agents.base import Agent
 from agents.commit import expire
+from agents.exposure_agent import ExposureAgent
+from agents.ib_agent import BuildAgent
 from agents.import_agent import ImportAgent
 from agents.register_agent import RegisterAgent
 from agents.remove_agent import RemoveAgent
@@ -28,18 +30,23 @@ from agents.services import Services
 from agents.transfer_agent import TransferAgent
 from agents.verify_agent import VerifyAgent
 from dtscore.config import Config
+from dtscore.database import now
 from dtscore.errors import DatabaseUnavailableError, UsageError
 from dtscore.poke import Listener
 from reqdb import store
 
 AGENTS: Mapping[str, type[Agent]] = {
-    agent.kind: agent for agent in (TransferAgent, RegisterAgent, RemoveAgent, VerifyAgent, ImportAgent)
+    agent.kind: agent
+    for agent in (TransferAgent, RegisterAgent, RemoveAgent, VerifyAgent, ImportAgent, ExposureAgent, BuildAgent)
 }
 """All agents by name, as `dts-agent run NAME` takes them."""
 
 _KEEPER_SECONDS = 1.0
 _NEVER = 1e9
 """A margin (s) that no lease outlives: nobody's lease is ended."""
+
+_CLOCK_STEP = 1.0
+"""Seconds by which the database's clock may leave the monotonic one between two looks before it has stepped."""
 
 log = structlog.get_logger()
 
@@ -98,6 +105,7 @@ class Keeper(threading.Thread):
         self._on_ready = on_ready
         self._stopping = threading.Event()
         self._steady_since = time.monotonic()
+        self._clock_ahead: float | None = None
 
     def run(self) -> None:
         """Beat and tend until stopped."""
@@ -116,19 +124,34 @@ class Keeper(threading.Thread):
                 log.exception("the keeper met an internal error and goes on")
 
     def _beat(self) -> None:
-        for agent in self._agents:
-            agent.beat()
+        """Send the heartbeats; who had lost a lease found nothing to claim meanwhile, and is to look again."""
+        entered = frozenset(agent.kind for agent in self._agents if agent.beat())
+        if entered:
+            self._on_ready(entered)
 
     def _tend(self) -> None:
         """Promote, fail and expire what is due.
 
-        Leases of others end only after the database was steadily there for a heartbeat: after it was away, all
-        agents are late alike.
+        Leases end only after the database and its clock were steady for a heartbeat: after it was away, or its clock
+        stepped forward, all agents are late alike, this one too.
         """
+        self._watch_clock()
         steady = time.monotonic() - self._steady_since > self._services.config.agents.heartbeat + 2.0
         ready = tend(self._services, margin=0.0 if steady else _NEVER)
         if ready:
             self._on_ready(ready)
+
+    def _watch_clock(self) -> None:
+        """Notice a step of the database's clock: by it leases seem to have ended that have not."""
+        with self._services.database.read() as connection:
+            begun = time.monotonic()
+            ahead = now(connection).timestamp() - begun
+        if time.monotonic() - begun > _CLOCK_STEP / 2:
+            return  # it took so long to ask that the answer says nothing
+        before, self._clock_ahead = self._clock_ahead, ahead
+        if before is not None and abs(ahead - before) > _CLOCK_STEP:
+            self._steady_since = time.monotonic()
+            log.warning("the database's clock has stepped", seconds=round(ahead - before, 1))
 
     def stop(self) -> None:
         """End the thread."""

@@ -144,6 +144,17 @@ def exit_code_of(error: BaseException) -> int:
         return INTERRUPTED
     if isinstance(error, OSError) and error.errno == errno.EPIPE:
         return FAILED
+    return _unforeseen(error)
+
+
+def _unforeseen(error: BaseException) -> int:
+    """Tell about an error that no room has named: of the system about a path, of an argument's bytes, or of ours."""
+    if isinstance(error, OSError) and error.strerror and error.filename is not None:
+        complain(f"{os.fsdecode(error.filename)!r}: {error.strerror}", "name another path, or look at its rights")
+        return FAILED
+    if isinstance(error, UnicodeEncodeError) and "surrogates" in error.reason:
+        complain("an argument holds bytes that are not UTF-8", "names are UTF-8 here: write it so")
+        return USAGE
     complain(f"internal error: {type(error).__name__}: {error}", _keep_traceback(error))
     return FAILED
 

@@ -239,7 +239,11 @@ def _connect(url: str) -> Any:
 
 
 def _asker(connection: Any) -> Callable[[str], list[tuple[Any, ...]]]:
-    connection.execute("BEGIN" if isinstance(connection, sqlite3.Connection) else "SET TIME ZONE 'UTC'")
+    """Return what answers queries from one state of the database: agents may be at work meanwhile."""
+    if isinstance(connection, sqlite3.Connection):
+        connection.execute("BEGIN")
+    else:
+        connection.isolation_level = psycopg.IsolationLevel.REPEATABLE_READ
 
     def ask(query: str) -> list[tuple[Any, ...]]:
         return [tuple(row) for row in connection.execute(query).fetchall()]

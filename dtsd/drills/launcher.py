@@ -88,7 +88,15 @@ class Child:
 
     def wait(self, seconds: float) -> bool:
         """Wait for the end; False if it did not come in time."""
-        return self._handle < 0 or bool(select.select([self._handle], [], [], seconds)[0])
+        if self._handle < 0:
+            return True
+        waiting = select.poll()  # not select(2), which knows no descriptor beyond 1,023
+        waiting.register(self._handle, select.POLLIN)
+        if not waiting.poll(seconds * 1000):
+            return False
+        handle, self._handle = self._handle, -1
+        os.close(handle)
+        return True
 
     @property
     def alive(self) -> bool:

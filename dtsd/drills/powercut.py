@@ -19,6 +19,7 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 
+from dtsd.drills import apart
 from dtsd.drills.launcher import Launcher
 from dtsd.drills.report import Result
 from dtsd.drills.site import DrillSite, wait_until
@@ -27,10 +28,11 @@ _FS_IOC_SHUTDOWN = 0x8004587D
 _NO_FLUSH_OF_THE_LOG = 2
 _SIZES = (1, 200_000)
 _FILES = 12
-"""Files sent before each cut."""
-_CUTS_OF_A_DISK = 20
+"""Files sent before each cut, or as many as are claimed together, if these are more."""
+_BATCHES = (3, 40)
+_CUTS_OF_A_DISK = 10
 """A disk takes so many cuts; then a new one is made, so that the check of all its files stays quick."""
-_PROGRAMS = ("losetup", "mkfs.ext4", "mount", "umount", "unshare")
+_PROGRAMS = ("mkfs.ext4", "mount", "umount", "unshare")
 
 
 def lacking() -> str:
@@ -43,32 +45,28 @@ def lacking() -> str:
     return "" if Path("/dev/loop-control").exists() else "there are no loop devices"
 
 
-def run(folder: Path, cuts: int, *, seed: int, program: Sequence[str] = ()) -> Result:
-    """Cut the power so many times, in a process with a mount namespace of its own, below a folder that exists."""
-    command = ["unshare", "--mount", sys.executable, "-m", "dtsd.drills.powercut", str(folder), str(cuts), str(seed)]
-    done = subprocess.run(
-        [*command, *program], check=False, capture_output=True, text=True, cwd=Path(__file__).parents[2],
-        env={**os.environ, "PATH": _path()},
-    )  # fmt: skip
-    if done.returncode:
-        raise RuntimeError(f"the power-cut drill broke off: {done.stderr[-2000:]}")
-    found = json.loads(done.stdout.splitlines()[-1])
+def run(
+    folder: Path, cuts: int, *, seed: int, batch: int = 0, database: str = "either", program: Sequence[str] = ()
+) -> Result:
+    """Cut the power so many times, in a process with a mount namespace of its own, below a folder that exists.
+
+    `batch` files are claimed, and so far as they are small landed, together (0: 3 and 40, disk by disk in turn). The
+    database lies on the `disk` that is cut, `elsewhere` (its commits take nothing else to the disk then), or on
+    `either`, in turn.
+    """
+    found = apart.run("dtsd.drills.powercut", [str(folder), str(cuts), str(seed), str(batch), database, *program])
     return Result("power cut", "cuts", cuts, tuple(found["failures"]), found["seconds"], found["facts"])
 
 
-def _path() -> str:
-    return os.environ.get("PATH", "") + ":/usr/sbin:/sbin"
-
-
 def _program(name: str) -> str | None:
-    return shutil.which(name, path=_path())
+    return shutil.which(name, path=apart.path())
 
 
 class Disk:
     """An ext4 disk in an image file, whose power can be cut."""
 
     def __init__(self, folder: Path, megabytes: int = 256) -> None:
-        """Make the image, its file system and its loop device, and mount it at `folder`/disk."""
+        """Make the image and its file system, and mount it at `folder`/disk."""
         self.image = folder / "disk.img"
         self.mountpoint = folder / "disk"
         self.mountpoint.mkdir(exist_ok=True)
@@ -76,12 +74,11 @@ class Disk:
         with self.image.open("wb") as stream:
             stream.truncate(megabytes << 20)
         _command("mkfs.ext4", "-q", "-F", str(self.image))
-        self.device = _command("losetup", "--find", "--show", str(self.image)).strip()
         self.mount()
 
     def mount(self) -> None:
-        """Mount it, which replays its journal."""
-        _command("mount", "-t", "ext4", self.device, str(self.mountpoint))
+        """Mount it, which replays its journal; its loop device goes when it is unmounted."""
+        _command("mount", "-t", "ext4", "-o", "loop", str(self.image), str(self.mountpoint))
 
     def cut(self) -> None:
         """Cut the power: what is not on the disk by now never will be."""
@@ -104,7 +101,6 @@ class Disk:
     def remove(self) -> None:
         """Take the disk away for good."""
         subprocess.run(["umount", "--lazy", str(self.mountpoint)], check=False, capture_output=True)
-        subprocess.run(["losetup", "--detach", self.device], check=False, capture_output=True)
         self.image.unlink(missing_ok=True)
 
 
@@ -118,11 +114,15 @@ def _command(*words: str) -> str:
 class _Drill:
     """Cuts on disk after disk."""
 
-    def __init__(self, folder: Path, seed: int, program: Sequence[str]) -> None:
+    def __init__(self, folder: Path, seed: int, batch: int, database: str, program: Sequence[str]) -> None:
         self.folder = folder
+        self.batch = batch
+        self.count = _FILES
+        self.database = database
         self.chance = random.Random(seed)
         self.program = program
         self.failures: list[str] = []
+        self.disks = 0
         self.files = 0
         self.acknowledged = 0
 
@@ -130,6 +130,7 @@ class _Drill:
         for number, first in enumerate(range(0, cuts, _CUTS_OF_A_DISK)):
             folder = self.folder / f"disk{number:03d}"
             folder.mkdir()
+            self.disks = number + 1
             disk = Disk(folder)
             try:
                 with Launcher(self.program) as launcher:
@@ -141,10 +142,13 @@ class _Drill:
                 return
 
     def _one_disk(self, folder: Path, disk: Disk, launcher: Launcher, cuts: int) -> None:
-        """Database and target lie on the disk; the sources, the log and the manifest outside."""
+        """The target lies on the disk, and so may the database; the sources, the log and the manifest outside."""
         roots = {"archive": disk.mountpoint / "archive"}
-        url = f"sqlite:///{disk.mountpoint / 'dts.db'}"
-        site = DrillSite(folder / "site", url, {"agents.lease": "1 s", "agents.batch": "3"}, roots=roots)
+        outside = self.database == "elsewhere" or (self.database == "either" and self.disks % 2 == 0)
+        url = "" if outside else f"sqlite:///{disk.mountpoint / 'dts.db'}"
+        batch = self.batch or _BATCHES[(self.disks - 1) // 2 % 2]
+        self.count = max(_FILES, batch)
+        site = DrillSite(folder / "site", url, {"agents.lease": "1 s", "agents.batch": str(batch)}, roots=roots)
         os.sync()
         for number in range(cuts):
             self._one_cut(site, disk, launcher, number)
@@ -157,14 +161,15 @@ class _Drill:
         self.failures += site.check()
 
     def _one_cut(self, site: DrillSite, disk: Disk, launcher: Launcher, number: int) -> None:
-        names = [f"{number % 5}/c{number:03d}-{one:02d}" for one in range(_FILES)]
+        names = [f"{number % 5}/c{number:03d}-{one:02d}" for one in range(self.count)]
         before = len(site.acknowledged)
         agents = [launcher.agent(site.config) for _ in range(2)]
         site.submit(site.make(names, self.chance, _SIZES))
-        self.files += _FILES
-        done = site.acknowledge() + self.chance.randrange(_FILES // 2)
-        wait_until(lambda: site.acknowledge() >= done, 5, 0.002)
-        time.sleep(self.chance.uniform(0, 0.05))
+        self.files += self.count
+        # The first cut of a disk takes something that was acknowledged a moment ago; the others come at any moment.
+        done = site.acknowledge() + (self.chance.randrange(self.count // 2) if number else 1)
+        wait_until(lambda: site.acknowledge() >= done, 5 if number else 30, 0.002)
+        time.sleep(self.chance.uniform(0, 0.05) if number else 0)
         for agent in agents:
             if not agent.freeze():
                 self.failures.append(f"an agent ended by itself: {site.log()[-500:]}")
@@ -179,11 +184,12 @@ class _Drill:
 
 def main() -> None:
     """Run the drill in this process, which has a mount namespace of its own, and print what was found as JSON."""
-    folder, cuts, seed, *program = sys.argv[1:]
+    folder, cuts, seed, batch, database, *program = sys.argv[1:]
+    apart.end_with_parent()
     begun = time.monotonic()
-    drill = _Drill(Path(folder), int(seed), program)
+    drill = _Drill(Path(folder), int(seed), int(batch), database, program)
     drill.run(int(cuts))
-    facts = {"files": drill.files, "acknowledged": drill.acknowledged, "seed": int(seed)}
+    facts = {"files": drill.files, "acknowledged": drill.acknowledged, "disks": drill.disks, "seed": int(seed)}
     found = {"failures": drill.failures, "seconds": time.monotonic() - begun, "facts": facts}
     sys.stdout.write(json.dumps(found) + "\n")
 

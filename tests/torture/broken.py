@@ -18,9 +18,10 @@ from agents import lease, outcome, replica_manager, runner
 from agents.attempt import Achieved
 from dtscore import database
 from dtsd.drills import launcher
-from reqdb import finishing, store
+from reqdb import finishing, turning
 from reqdb.states import State
-from storage import confined, file, landing
+from storage import confined, direct, file, file_batch, landing, linux
+from storage.sftp import SftpElement
 
 
 def _nothing(*_: Any, **__: Any) -> None:
@@ -37,9 +38,9 @@ def no_temporary_name() -> None:
 
     def write(self: file.FileWriter, data: memoryview, /) -> None:
         half = len(data) // 2
-        os.write(self._descriptor, data[:half])
+        os.write(self.descriptor, data[:half])
         time.sleep(0.02)
-        os.write(self._descriptor, data[half:])
+        os.write(self.descriptor, data[half:])
 
     landing.temporary_path = lambda final, attempt: final
     file.FileElement.create = create  # type: ignore[method-assign]
@@ -47,10 +48,37 @@ def no_temporary_name() -> None:
     file.FileWriter.write = write  # type: ignore[method-assign]
 
 
+def no_temporary_name_there() -> None:
+    """The same on a server, and nobody clears away what is cut off."""
+    landing.temporary_path = lambda final, attempt: final
+    landing.Landing._discard = _nothing  # type: ignore[method-assign]
+    SftpElement.publish = _nothing  # type: ignore[method-assign]
+
+
 def no_fsync() -> None:
     """Files and folders are not synced before they are acknowledged."""
-    file.FileWriter.sync = _nothing  # type: ignore[method-assign]
+    no_data_sync()
+    no_folder_sync()
+
+
+def no_data_sync() -> None:
+    """The bytes of files are not synced, neither one by one nor together, nor by reading them past the cache."""
+    file.sync_file = file_batch.sync_file = direct.sync_file = _nothing
+    linux.sync_file_system = _nothing
+    os.posix_fadvise = _nothing
+    os.O_DIRECT = 0
+
+
+def no_folder_sync() -> None:
+    """The names of files are not synced."""
     confined.sync_folder = _nothing
+
+
+def no_look_before_overwrite() -> None:
+    """Whatever is at the destination by then is replaced."""
+    file.FileElement.swap = lambda self, temporary, final, seen: self.publish(  # type: ignore[method-assign]
+        temporary, final, replace=True
+    )
 
 
 def no_commit_sync() -> None:
@@ -84,12 +112,25 @@ def no_remote_commit_sync() -> None:
 
 def no_read_back() -> None:
     """What was written is not read again."""
-    landing._Landing._read_back = _nothing  # type: ignore[method-assign]
+    landing.Landing._read_back = _nothing  # type: ignore[method-assign]
+
+
+def rename_before_verify() -> None:
+    """The file stands under its final name before it was read back, by a rename of its own."""
+    honest = landing.Landing._read_back
+
+    def read_back(self: landing.Landing, temporary: str, sent: Any) -> None:
+        final = self.job.target_path
+        self.job.target.publish(temporary, final, replace=True)
+        honest(self, final, sent)
+        self.job.target.publish(final, temporary, replace=True)
+
+    landing.Landing._read_back = read_back  # type: ignore[method-assign]
 
 
 def no_declared_checksum() -> None:
     """The declared checksum is not compared."""
-    landing._Landing._check_declared = _nothing  # type: ignore[method-assign]
+    landing.Landing._check_declared = _nothing  # type: ignore[method-assign]
 
 
 def no_verification() -> None:
@@ -103,19 +144,14 @@ def no_lease_check() -> None:
 
 
 def no_token() -> None:
-    """Results are written whoever holds the file now."""
-
-    def held(connection: sa.Connection, token: int) -> set[int]:
-        return set(connection.exec_driver_sql("SELECT id FROM files").scalars())
-
-    def update_many(connection: sa.Connection, table: sa.Table, columns: Any, rows: Any, **_: Any) -> int:
-        honest(connection, table, columns, rows)
-        return len(rows)
-
-    honest = finishing.update_many
+    """Results are written whoever holds the file now, and whatever was written of it before."""
     no_lease_check()
-    store.held = held
-    finishing.update_many = update_many
+    finishing._END_FILES._where = "(id > 0 OR :mine = 0)"
+    finishing._ADD_ATTEMPTS = finishing.InsertRows(finishing.models.attempts, ())
+    finishing._ADD_ATTEMPTS.run = _nothing  # type: ignore[method-assign]
+    turning.Turn.take = (  # type: ignore[method-assign]
+        lambda self, outcomes: finishing.take(self.connection, self.token, outcomes, self.now)
+    )
 
 
 def no_second_chance() -> None:
@@ -135,11 +171,18 @@ def no_watchdog() -> None:
     runner.Loop.run = run  # type: ignore[method-assign]
 
 
+def no_look_at_the_clock() -> None:
+    """A step of the clock ends leases."""
+    runner.Keeper._watch_clock = _nothing  # type: ignore[method-assign]
+
+
 VARIANTS: dict[str, Callable[[], None]] = {
     break_it.__name__.replace("_", "-"): break_it
     for break_it in (
-        no_temporary_name, no_fsync, no_commit_sync, no_remote_commit_sync, no_read_back, no_declared_checksum,
-        no_verification, no_lease_check, no_token, no_second_chance, no_watchdog,
+        no_temporary_name, no_temporary_name_there, no_fsync, no_data_sync, no_folder_sync,
+        no_look_before_overwrite, no_commit_sync, no_remote_commit_sync, no_read_back, rename_before_verify,
+        no_declared_checksum, no_verification,
+        no_lease_check, no_token, no_second_chance, no_watchdog, no_look_at_the_clock,
     )
 }  # fmt: skip
 

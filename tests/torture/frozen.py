@@ -6,7 +6,7 @@ import random
 import signal
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -15,25 +15,34 @@ from dtsd.drills import processes
 from dtsd.drills.launcher import Child, Launcher
 from dtsd.drills.report import Result
 from dtsd.drills.site import DrillSite, Sent, wait_until
-from storage import landing, pump
+from storage import landing, linux, pump
 from storage.file import FileElement
+from storage.sftp import SftpElement
 
 SETTINGS = {
     "agents.lease": "2 s", "agents.heartbeat": "1 s", "agents.batch": "1", "agents.workers": "1",
     "agents.channel_limit": "1000", "agents.element_limit": "1000",
 }  # fmt: skip
 
+Target = tuple[Mapping[str, str], Path]
+
 STAGES: dict[str, tuple[Any, str]] = {
     "claimed": (replica_manager.ReplicaManager, "transfer"),
     "copying": (pump.Pump, "copy"),
-    "reading back": (landing._Landing, "_read_back"),
-    "publishing": (landing._Landing, "_publish"),
-    "landed": (landing._Landing, "_landed"),
+    "reading back": (landing.Landing, "_read_back"),
+    "publishing": (landing.Landing, "publish"),
+    "landed": (landing.Landing, "_landed"),
 }
 """Where a worker is frozen: at its first call of this function."""
 
-LAST_MOMENT = {"renaming": (FileElement, "publish")}
-"""After the guard was asked and before the rename."""
+LAST_MOMENT: dict[str, tuple[Any, str]] = {
+    "renaming": (FileElement, "publish"),
+    "renaming there": (SftpElement, "publish"),
+    "swapping": (FileElement, "swap"),
+    "exchanging": (linux, "exchange"),
+}
+"""After the guard was asked and before the rename, on this host or by a server; or, where an older file is to be
+replaced, before the look at it, and between that look and the exchange of the names."""
 
 
 def freeze_at(config: str, stage: str) -> None:
@@ -58,17 +67,24 @@ def freeze_at(config: str, stage: str) -> None:
 
 
 def run(
-    folder: Path, freezes: int, *, seed: int, url: str = "", stages: Sequence[str] = tuple(STAGES),
-    overwrite: bool | None = None, program: Sequence[str] = (),
+    folder: Path, freezes: int, *, seed: int, url: str = "", target: Target | None = None,
+    stages: Sequence[str] = tuple(STAGES), overwrite: bool | None = None, program: Sequence[str] = (),
 ) -> Result:  # fmt: skip
-    """Freeze so many workers, ten at a time; `overwrite` says whether they may replace files (None: every second)."""
+    """Freeze so many workers, ten at a time; `overwrite` says whether they may replace files (None: now and then).
+
+    `target` gives options and root of an element other than a folder. Those who do the frozen ones' work are sound,
+    whatever `program` the frozen ones run.
+    """
     begun = time.monotonic()
-    drill = _Drill(DrillSite(folder, url, dict(SETTINGS)), seed, stages, overwrite)
-    with Launcher(program) as launcher:
+    options, root = target or ({}, None)
+    elements, roots = ({"archive": dict(options)}, {"archive": root}) if root else ({}, {})
+    drill = _Drill(DrillSite(folder, url, dict(SETTINGS), elements, roots), seed, stages, overwrite)
+    with Launcher(program) as launcher, Launcher() as sound:
         for first in range(0, freezes, 10):
-            drill.round(launcher, range(first, min(first + 10, freezes)))
+            if not drill.failures:
+                drill.round(launcher, sound, range(first, min(first + 10, freezes)))
     failures = [*drill.failures, *drill.site.check()]
-    facts = {"seed": seed, "stages": ", ".join(stages), "stale results refused": drill.refused()}
+    facts: dict[str, int | str] = {"seed": seed, "stages": ", ".join(stages), "stale results refused": drill.refused()}
     return Result("frozen worker", "wake-ups", freezes, tuple(failures), time.monotonic() - begun, facts)
 
 
@@ -80,11 +96,11 @@ class _Drill:
         self.overwrite = overwrite
         self.failures: list[str] = []
 
-    def round(self, launcher: Launcher, numbers: range) -> None:
+    def round(self, launcher: Launcher, sound: Launcher, numbers: range) -> None:
         """Freeze workers on old bytes, let another agent finish, land newer bytes, and wake them all up."""
         sleepers = [self._freeze(launcher, number) for number in numbers]
         time.sleep(self.site.lease)
-        healthy = launcher.agent(self.site.config)
+        healthy = sound.agent(self.site.config)
         self._wait("files of frozen workers")
         newer = [self._make(number, "new") for number in numbers]
         self.site.submit(newer, overwrite="yes")
@@ -98,9 +114,11 @@ class _Drill:
                 sleeper.kill()
 
     def _freeze(self, launcher: Launcher, number: int) -> Child:
-        may = self.overwrite if self.overwrite is not None else number % 2 == 0
+        may = self.overwrite if self.overwrite is not None else number // len(self.stages) % 2 == 0
         self.site.submit([self._make(number, "old")], overwrite="yes" if may else "no")
         stage = self.stages[number % len(self.stages)]
+        if stage in ("swapping", "exchanging"):
+            self._make_oldest(number)
         log = self.site.folder / "agent.log"
         child = launcher.start("tests.torture.frozen:freeze_at", str(self.site.config), stage, log=log)
         if not child.wait_frozen(20):
@@ -111,6 +129,12 @@ class _Drill:
         name = f"f{number:04d}"
         content = f"{age} {number} ".encode() + self.chance.randbytes(50_000)
         return self.site.make_one(name, content, pfn=f"{age}/{name}")
+
+    def _make_oldest(self, number: int) -> None:
+        """Let there be something at the destination that is to be replaced."""
+        path = self.site.roots["archive"] / "drill" / f"f{number:04d}"
+        path.parent.mkdir(exist_ok=True)
+        path.write_bytes(f"oldest {number} ".encode() + self.chance.randbytes(50_000))
 
     def _wait(self, what: str) -> None:
         if not wait_until(lambda: self.site.open_files() == 0, 30, 0.05):

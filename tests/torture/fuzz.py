@@ -55,15 +55,16 @@ def hostile(examples: int) -> Result:
     def example(document: bytes) -> None:
         nonlocal slowest, count
         count += 1
-        started = time.monotonic()
+        started = time.process_time()  # of this process: the machine may be busy with others
         try:
             spec = read(document)
         except RequestFileError as error:
             assert error.message.startswith("t.xml:")
         else:
             assert read(written(spec)) == spec
-        slowest = max(slowest, time.monotonic() - started)
-        assert time.monotonic() - started < _SLOWEST
+        seconds = time.process_time() - started
+        slowest = max(slowest, seconds)
+        assert seconds < _SLOWEST
 
     failures = _failures(lambda: _settings(examples)(example)())
     grown = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024 - before
@@ -76,11 +77,12 @@ def hostile(examples: int) -> Result:
     return Result("hostile XML", "documents", tried, failures, time.monotonic() - begun, facts)
 
 
-def histories(database: Database, examples: int, steps: int) -> Result:
-    """Play so many random histories of so many steps on one database."""
+def histories(database: Database, examples: int, steps: int, *, shrink: bool = True) -> Result:
+    """Play so many random histories of so many steps on one database; `shrink` looks for the shortest that fails."""
     begun = time.monotonic()
     test_state_machine.Ledger.database = database
-    settings = hypothesis.settings(_settings(examples), stateful_step_count=steps)
+    phases = tuple(hypothesis.Phase) if shrink else (hypothesis.Phase.generate,)
+    settings = hypothesis.settings(_settings(examples), stateful_step_count=steps, phases=phases)
     failures = _failures(lambda: run_state_machine_as_test(test_state_machine.Ledger, settings=settings))
     name = f"state machine ({'SQLite' if database.is_sqlite else 'PostgreSQL'})"
     return Result(name, "histories", examples, failures, time.monotonic() - begun, {"steps each": steps})

@@ -1,8 +1,8 @@
-"""The outage drill: a target fills up, turns read-only, vanishes, goes silent or crawls, and is cured.
+"""The outage drill: a target fills up, turns read-only, vanishes, is cut off, goes silent or crawls, and is cured.
 
 What must hold: the work resumes by itself within 60 s of the cure, no request is lost, and other channels are not held
-back meanwhile. Tries and pauses are those of a site that configured nothing. Needs root for the disks, which are
-mounted in a mount namespace of this process alone:
+back meanwhile. Tries and pauses are those of a site that configured nothing. Needs root: disks are mounted, and packets
+dropped, in namespaces of this process alone:
 `python -m tests.torture.outages KIND FOLDER SECONDS SEED [PROGRAM]`.
 """
 
@@ -10,13 +10,15 @@ from __future__ import annotations
 
 import json
 import random
+import shutil
 import subprocess
 import sys
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager
 from pathlib import Path
 
+from dtsd.drills import apart
 from dtsd.drills.launcher import Launcher
 from dtsd.drills.report import Result
 from dtsd.drills.site import DrillSite, wait_until
@@ -79,6 +81,7 @@ def _server(folder: Path) -> Iterator[tuple[services.SshServer, Proxy]]:
             yield server, proxy
     finally:
         server.stop()
+        shutil.rmtree(server.folder, ignore_errors=True)
 
 
 @contextmanager
@@ -107,29 +110,48 @@ def _slow(folder: Path) -> Iterator[Outage]:
         )
 
 
-KINDS: Mapping[str, Callable[..., Iterator[Outage]]] = {
-    "full": _full, "read-only": _read_only, "vanished": _vanished, "silent": _silent, "slow": _slow,
+@contextmanager
+def _cut(folder: Path) -> Iterator[Outage]:
+    """The link is cut in the kernel: every packet to and from the server is dropped, and no end is told of it."""
+    subprocess.run(["ip", "link", "set", "lo", "up"], check=True)
+    server = services.start_sshd()
+    options = {
+        "type": "sftp", "host": server.host, "port": str(server.port), "user": server.user, "root": str(server.root),
+        "key_file": str(server.key), "known_hosts": str(server.known_hosts), "idle_timeout": "3",
+        "connect_timeout": "3",
+    }  # fmt: skip
+    rules = "add table inet drill\nadd chain inet drill cut { type filter hook input priority 0; }\n"
+    rules += "".join(f"add rule inet drill cut tcp {end} {server.port} drop\n" for end in ("dport", "sport"))
+    try:
+        site = DrillSite(folder / "site", "", dict(SETTINGS), {"archive": options}, {"archive": server.root})
+        yield site, lambda: _packets(rules), lambda: _packets("delete table inet drill\n")
+    finally:
+        server.stop()
+        shutil.rmtree(server.folder, ignore_errors=True)
+
+
+def _packets(rules: str) -> None:
+    """Change the rules for packets of this process's own network."""
+    subprocess.run([services.find_program("nft"), "-f", "-"], input=rules, check=True, text=True)
+
+
+KINDS: Mapping[str, Callable[[Path], AbstractContextManager[Outage]]] = {
+    "full": _full, "read-only": _read_only, "vanished": _vanished, "cut": _cut, "silent": _silent, "slow": _slow,
 }  # fmt: skip
 
+_OWN_NETWORK = frozenset({"cut"})
 
-def run(
-    kind: str, folder: Path, *, seconds: float, seed: int, times: int = 1, program: Sequence[str] = ()
-) -> Result:
-    """Run one kind of outage so many times, each of so many seconds, in a mount namespace of its own."""
+
+def run(kind: str, folder: Path, *, seconds: float, seed: int, times: int = 1, program: Sequence[str] = ()) -> Result:
+    """Run one kind of outage so many times, each of so many seconds, in namespaces of its own."""
     begun = time.monotonic()
     failures: list[str] = []
     slowest = 0.0
     for number in range(times):
         place = folder / f"{kind}{number}"
         place.mkdir()
-        command = ["unshare", "--mount", sys.executable, "-m", "tests.torture.outages", kind, str(place)]
-        done = subprocess.run(
-            [*command, str(seconds), str(seed + number), *program], check=False, capture_output=True, text=True,
-            cwd=Path(__file__).parents[2],
-        )  # fmt: skip
-        if done.returncode:
-            raise RuntimeError(f"the outage drill broke off: {done.stderr[-2000:]}")
-        found = json.loads(done.stdout.splitlines()[-1])
+        words = [kind, str(place), str(seconds), str(seed + number), *program]
+        found = apart.run("tests.torture.outages", words, network=kind in _OWN_NETWORK)
         failures += found["failures"]
         slowest = max(slowest, found["resumed"])
     facts = {"slowest resumption s": round(slowest, 1), "seed": seed}
@@ -139,7 +161,7 @@ def run(
 def _drill(kind: str, folder: Path, seconds: float, seed: int, program: Sequence[str]) -> dict[str, object]:
     chance = random.Random(seed)
     failures: list[str] = []
-    with KINDS[kind](folder) as (site, fail, cure), Launcher(program) as launcher:  # type: ignore[attr-defined]
+    with KINDS[kind](folder) as (site, fail, cure), Launcher(program) as launcher:
         for _ in range(2):
             launcher.agent(site.config)
         wait_until(lambda: len(site.rows("SELECT 1 FROM agents WHERE state = 'Running'")) == 2, 20)
@@ -163,6 +185,7 @@ def _drill(kind: str, folder: Path, seconds: float, seed: int, program: Sequence
 def main() -> None:
     """Run one outage in this process and print what was found as JSON."""
     kind, folder, seconds, seed, *program = sys.argv[1:]
+    apart.end_with_parent()
     found = _drill(kind, Path(folder), float(seconds), int(seed), program)
     sys.stdout.write(json.dumps(found) + "\n")
 

@@ -14,8 +14,8 @@ from types import TracebackType
 from tests.services import SshServer
 
 _BLOCK = 32_768
-_QUIET_BYTES = 8_192
-"""No bit is flipped in the first bytes of a connection: those agree about keys, and a flip there is a refusal."""
+_FIRST_BYTES = 3_000
+"""What either side of an SSH connection says before all is encrypted: its version, its algorithms, its keys."""
 
 
 class Proxy:
@@ -25,8 +25,12 @@ class Proxy:
         """Listen on a port of its own."""
         self.mode = "pass"
         self.flip_every = 0
-        """Mean number of bytes towards the server between two flipped bits; 0: none."""
+        """Mean number of bytes, of both directions together, between two flipped bits; 0: none."""
+        self.flip_first = 0.0
+        """The share of connections that are hit within their first bytes, while versions and keys are agreed upon."""
         self.flips = 0
+        self.first_flips = 0
+        """Those of the flips that came so early."""
         self._goal = port
         self._chance = random.Random(seed)
         self._sockets: list[socket.socket] = []
@@ -70,8 +74,9 @@ class Proxy:
             for source, goal, way in ((client, server, "up"), (server, client, "down")):
                 threading.Thread(target=self._pass_on, args=(source, goal, way), daemon=True).start()
 
-    def _pass_on(self, source: socket.socket, goal: socket.socket, way: str) -> None:
+    def _pass_on(self, source: socket.socket, goal: socket.socket, _way: str) -> None:
         passed = 0
+        early = self._chance.randrange(_FIRST_BYTES) if self._chance.random() < self.flip_first / 2 else None
         with contextlib.suppress(OSError, ValueError):
             while True:
                 while self.mode == "silent":
@@ -85,7 +90,10 @@ class Proxy:
                     break
                 if self.mode == "slow":
                     time.sleep(0.1)
-                if way == "up" and passed > _QUIET_BYTES:
+                if early is not None and passed <= early < passed + len(block):
+                    self.first_flips += 1
+                    block = self._flipped(block, early - passed)
+                else:
                     block = self._harmed(block)
                 goal.sendall(block)
                 passed += len(block)
@@ -96,7 +104,10 @@ class Proxy:
     def _harmed(self, block: bytes) -> bytes:
         if not self.flip_every or self._chance.random() > len(block) / self.flip_every:
             return block
+        return self._flipped(block, self._chance.randrange(len(block)))
+
+    def _flipped(self, block: bytes, position: int) -> bytes:
         self.flips += 1
         changed = bytearray(block)
-        changed[self._chance.randrange(len(changed))] ^= 1 << self._chance.randrange(8)
+        changed[position] ^= 1 << self._chance.randrange(8)
         return bytes(changed)

@@ -23,6 +23,7 @@ from dtsd.drills import processes
 from dtsd.drills.launcher import Child, Launcher
 from dtsd.drills.report import Result
 from dtsd.drills.site import DrillSite, wait_until
+from tests.torture.healing import finish
 
 CALLS = (
     "write", "pwrite64", "writev", "fsync", "fdatasync", "rename", "renameat", "renameat2", "link", "linkat", "unlink",
@@ -30,6 +31,27 @@ CALLS = (
 )  # fmt: skip
 FAULTS = ("signal=SIGKILL", "error=EIO", "error=ENOSPC")
 SETTINGS = {"agents.lease": "0.8 s", "agents.heartbeat": "0.2 s", "agents.batch": "1", "agents.workers": "1"}
+
+_CALL = re.compile(r"^(\w+)\(", re.MULTILINE)
+_DATA = 10_000
+_LEFT_FOR_LATER = 4
+"""Victims whose leases may run out while the next are struck."""
+
+
+def steps_of(trace: str, stride: int = 1, seed: int = 0) -> list[tuple[str, int]]:
+    """Return (call, number of the call) of all steps in a trace, or of each `stride`-th of the calls of one kind."""
+    counts = Counter(_CALL.findall(trace))
+    chosen = []
+    for call, number in sorted(counts.items()):
+        step = stride if number > stride else 1
+        chosen += [(call, when) for when in range(seed % step + 1, number + 1, step)]
+    return chosen
+
+
+def data_writes(trace: str) -> list[tuple[str, int]]:
+    """Return the steps in a trace that write the file's bytes: many at once, and not to a connection."""
+    written = re.findall(r"^write\((\d+),.* = (\d+)$", trace, re.MULTILINE)
+    return [("write", n) for n, (to, size) in enumerate(written, 1) if int(size) >= _DATA and int(to) > 2]
 
 
 def tied(config: str, folder: str) -> None:
@@ -63,31 +85,30 @@ class Steps:
         self.struck = 0
         self.tried = 0
         self._launcher = Launcher(program)
-        self._healing: list[tuple[str, DrillSite, Child]] = []
+        self._healing: list[tuple[str, DrillSite]] = []
         self._template: Path | None = None
 
-    def run(self, faults: Sequence[str] = FAULTS, *, stride: int = 1) -> Result:
+    def run(self, faults: Sequence[str] = FAULTS, *, stride: int = 1, data_only: bool = False) -> Result:
         """Strike each step (each `stride`-th of the many writes) with each fault; a clean agent finishes each time."""
         begun = time.monotonic()
         with self._launcher:
-            counts = self.count()
+            trace = self.trace()
+            chosen = data_writes(trace) if data_only else steps_of(trace, stride, self.seed)
             for fault in faults:
-                for call, number in sorted(counts.items()):
-                    first = self.seed % stride + 1 if number > stride else 1
-                    for when in range(first, number + 1, stride if number > stride else 1):
-                        self.strike(call, when, fault)
+                for call, when in chosen:
+                    self.strike(call, when, fault)
             while self._healing:
                 self._heal(*self._healing.pop(0))
-        facts = {"steps of one transfer": counts.total(), "struck": self.struck, "seed": self.seed}
+        facts = {"steps of one transfer": len(steps_of(trace)), "struck": self.struck, "seed": self.seed}
         name = f"SIGKILL, EIO, ENOSPC at each step ({self.target})"
         return Result(name, "strikes", self.tried, tuple(self.failures), time.monotonic() - begun, facts)
 
-    def count(self) -> Counter[str]:
-        """Return how often each call is made by the worker in one transfer."""
+    def trace(self) -> str:
+        """Return what the worker calls in one transfer that nobody disturbs."""
         site, child, trace = self._transfer("count", "")
         child.wait(30)
         self.failures += [f"undisturbed: {finding}" for finding in site.check()]
-        return Counter(re.findall(r"^(\w+)\(", trace.read_text(errors="replace"), re.MULTILINE))
+        return trace.read_text(errors="replace")
 
     def strike(self, call: str, when: int, fault: str) -> None:
         """Let one call fail or kill, look what that left, and let a clean agent finish."""
@@ -100,17 +121,15 @@ class Steps:
         text = trace.read_text(errors="replace")
         self.struck += int("INJECTED" in text or "killed by SIGKILL" in text)
         self.failures += [f"{what}: {finding}" for finding in site.check(ended=False)]
-        self._healing.append((what, site, self._launcher.agent(site.config)))
-        if len(self._healing) > 6:
+        self._healing.append((what, site))
+        if len(self._healing) > _LEFT_FOR_LATER:
             self._heal(*self._healing.pop(0))
 
-    def _heal(self, what: str, site: DrillSite, agent: Child) -> None:
-        if not wait_until(lambda: site.open_files() == 0, 20, 0.05):
-            self.failures.append(f"{what}: lost: not done 20 s later: {site.log()[-1500:]}")
-        agent.kill()
-        self.failures += [f"{what}: {finding}" for finding in site.check()]
+    def _heal(self, what: str, site: DrillSite) -> None:
+        self.failures += [f"{what}: {finding}" for finding in finish(site, self._launcher)]
         if not self.failures:
             shutil.rmtree(site.folder)
+            shutil.rmtree(site.roots[self.target], ignore_errors=True)
 
     def _site(self, name: str) -> DrillSite:
         folder = self.folder / name

@@ -45,7 +45,7 @@ HARMS: dict[str, tuple[Harm, str]] = {
     "no accounting": (_sql("DELETE FROM accounting_attempts WHERE file_id = 1"), "misregistered"),
     "doubled accounting": (
         _sql(
-            "INSERT INTO accounting_attempts SELECT NULL, file_id, attempt + 1, request_id, operation_type, owner, "
+            "INSERT INTO accounting_attempts SELECT file_id, attempt + 1, request_id, operation_type, owner, "
             "execution_site, source, destination, protocol, final_status, transfer_size, transfer_time, "
             "registration_time, transfer_ok, transfer_total, registration_ok, registration_total, error_class, "
             "throughput, started_at, ended_at, day, hour FROM accounting_attempts WHERE file_id = 1"
