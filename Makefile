@@ -11,11 +11,10 @@ demo: environment
 
 test: services environment
 	.venv/bin/python -m pytest -n 3 --dist loadfile --ignore tests/torture
-	.venv/bin/python -m pytest tests/torture/test_checker.py tests/torture/test_drills.py
+	.venv/bin/python -m pytest -n 3 --dist load tests/torture
 
 torture: services environment
 	.venv/bin/python -m tests.torture $(TORTURE)
-	.venv/bin/python -m pytest tests/torture/test_broken.py
 
 lint: environment
 	.venv/bin/ruff check . script/make-docs

@@ -12,11 +12,23 @@ import click
 from benchmarks import machine, report
 from benchmarks.bench import HERE, PEERS, Bench
 from benchmarks.report import Line
-from benchmarks.rows import catalog, claiming, file_element, growth, latency, sftp_element, submit
+from benchmarks.rows import (
+    building,
+    catalog,
+    claiming,
+    file_element,
+    growth,
+    latency,
+    receiving,
+    sftp_element,
+    submit,
+    whole_way,
+)
 
 ROWS: Mapping[int, Callable[[Bench], list[Line]]] = {
     1: submit.measure, 2: claiming.measure, 3: catalog.measure, 4: file_element.measure, 5: sftp_element.measure,
-    6: latency.measure, 7: growth.measure,
+    6: latency.measure, 7: growth.measure, 8: receiving.measure, 9: receiving.placing, 10: building.measure,
+    11: building.memory, 12: whole_way.measure,
 }  # fmt: skip
 
 

@@ -18,6 +18,11 @@ TITLES: Mapping[int, str] = {
     5: "`sftp` storage element, end to end",
     6: "Latency of one small file, idle system",
     7: "Growth",
+    8: "Receive the pixels of PANs",
+    9: "Reorient the pixels of CCDs",
+    10: "Write an exposure of DECam",
+    11: "Memory of the image builder",
+    12: "The whole way of an exposure",
 }
 
 

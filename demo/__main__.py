@@ -1,4 +1,4 @@
-"""Walk through the main job on a small site: submit, watch, look up, search, account."""
+"""Walk through the main job on a small site: submit, watch, look up, search, account; then play a camera."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from xml.sax.saxutils import quoteattr
 
-from demo import night, server
+from demo import camera, night, server
 
 PROGRAMS = Path(sys.executable).parent
 REMOTE = "remote"
@@ -28,11 +28,14 @@ def main() -> int:
     title("A site: one database, and storage elements named local, archive and remote")
     run(folder.parent, "dts", "init", str(folder))
     pid = add_remote(folder)
+    address = camera.configure(folder / "etc" / "dts.ini")
     agents: subprocess.Popen[bytes] | None = None
     try:
         lfns = take_images(folder)
         agents = start_agents(folder)
         walk(folder, lfns)
+        title("The image builder: a camera of two CCDs sends its pixels")
+        camera.walk(folder, PROGRAMS, address, run)
     finally:
         if agents is not None:
             agents.send_signal(signal.SIGTERM)

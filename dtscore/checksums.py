@@ -11,6 +11,7 @@ import hashlib
 import re
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Protocol, TypeAlias
 
 import blake3
@@ -117,3 +118,33 @@ def parse(text: str) -> Checksum:
             f"checksum {text[:80]!r} is not a {algorithm} value", f"{algorithm} has {digits} hexadecimal digits"
         )
     return Checksum(algorithm, canonical)
+
+_CRC32C = 0x82F63B78
+"""The polynomial of CRC32C, the lowest bit standing for the highest power."""
+
+
+def crc32c_combine(first: int, second: int, length: int) -> int:
+    """Return the CRC32C of two pieces one after the other, from the sums of both and the second's length in bytes."""
+    return _multiply(_shift(length), first) ^ second
+
+
+@lru_cache(256)
+def _shift(length: int) -> int:
+    """Return x to the power of 8 × length, modulo the polynomial: what so many bytes do to the sum before them."""
+    result, square = 1 << 31, 1 << 23  # x to the power of 0 and of 8
+    while length:
+        if length & 1:
+            result = _multiply(result, square)
+        square = _multiply(square, square)
+        length >>= 1
+    return result
+
+
+def _multiply(a: int, b: int) -> int:
+    """Return the product of two polynomials modulo that of CRC32C."""
+    product = 0
+    for bit in range(31, -1, -1):
+        if a >> bit & 1:
+            product ^= b
+        b = (b >> 1) ^ (_CRC32C if b & 1 else 0)
+    return product

@@ -105,6 +105,46 @@ class TrashSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class ImageBuilderSettings:
+    """The image builder of this host; durations in seconds, sizes in bytes.
+
+    `then` is what follows the building of a file on `target`: (kind of operation, storage elements).
+    """
+
+    node: bool
+    supervisor: bool
+    host: str
+    address: str
+    port: int
+    supervisor_port: int
+    secret_file: Path
+    numbers_file: Path
+    previews: Path | None
+    peers: str
+    cameras: Path
+    cache: int
+    page: int
+    cache_folder: Path
+    block: int
+    idle: float
+    heartbeat: float
+    stale: float
+    partial_after: float
+    settle: float
+    lfn: str
+    target: str
+    then: tuple[tuple[str, tuple[str, ...]], ...]
+    compress: bool
+    owner: str
+    priority: int
+
+    @property
+    def pages(self) -> int:
+        """Return the number of pages of the frame cache."""
+        return max(1, self.cache // self.page)
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """Level, format (console or json) and file of the log; no file means standard error."""
 
@@ -158,6 +198,7 @@ class Config:
     trash: TrashSettings
     cache: FolderSettings
     run: FolderSettings
+    imagebuilder: ImageBuilderSettings
     log: LogSettings
     elements: Mapping[str, ElementSettings]
     own_agents: Mapping[str, AgentSettings]

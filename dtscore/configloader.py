@@ -18,6 +18,7 @@ from dtscore.config import (
     DatabaseSettings,
     ElementSettings,
     FolderSettings,
+    ImageBuilderSettings,
     LimitsSettings,
     LogSettings,
     RetrySettings,
@@ -209,6 +210,7 @@ def build(path: Path, environment: Mapping[str, str], flags: Mapping[tuple[str, 
         trash=reader.settings(TrashSettings, "trash"),
         cache=reader.settings(FolderSettings, "cache"),
         run=reader.settings(FolderSettings, "run"),
+        imagebuilder=_imagebuilder(reader, site),
         log=reader.settings(LogSettings, "log"),
         elements={name: _element(reader, name, agents) for name in reader.source.elements},
         own_agents={name: _agent(reader, name, agents) for name in AGENT_NAMES if _has_own(reader, name)},
@@ -235,6 +237,56 @@ def _database(reader: _Reader) -> DatabaseSettings:
     if values["password_file"] is not None:
         url = _with_password(url, read_secret(values["password_file"]))
     return DatabaseSettings(url)
+
+
+_FIELDS = {"camera": "", "night": "", "label": "", "exposure": 0, "program": "", "version": ""}
+_STEPS = ("transfer", "verify")
+
+
+def _imagebuilder(reader: _Reader, site: SiteSettings) -> ImageBuilderSettings:
+    """Return the image builder's settings; its storage elements are checked where they are known."""
+    values = reader.section("imagebuilder")
+    for key in ("node", "supervisor", "compress"):
+        values[key] = values[key] != "no"
+    for key in ("secret_file", "numbers_file", "cameras"):
+        if values[key] is None:
+            raise ConfigurationError(f"[imagebuilder] {key} is empty", "write a path or leave the key out")
+    values["address"] = values["address"] or values["host"]
+    values["cache_folder"] = values["cache_folder"] or Path("/dev/shm") / f"dts-{_safe(site.name)}-{_safe(site.node)}"  # noqa: S108
+    values["then"] = tuple(_step(words.split()) for words in values["then"].split(",") if words.strip())
+    _check_lfn_template(values["lfn"])
+    for key, most in (("port", 65535), ("supervisor_port", 65535), ("block", 1 << 24), ("priority", 9)):
+        if values[key] > most:
+            raise ConfigurationError(f"[imagebuilder] {key} = {values[key]} is too large", f"the most is {most}")
+    return ImageBuilderSettings(**values)
+
+
+def _safe(name: str) -> str:
+    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+
+
+def _step(words: list[str]) -> tuple[str, tuple[str, ...]]:
+    kind, *targets = words
+    if kind not in _STEPS or not targets:
+        raise ConfigurationError(
+            f"[imagebuilder] then: {' '.join(words)!r} is not a step", f"write {' or '.join(_STEPS)} and where to"
+        )
+    return kind, tuple(targets)
+
+
+def _check_lfn_template(text: str) -> None:
+    """Refuse a template that would give two exposures, or two versions of one, the same name."""
+    place = f"[imagebuilder] lfn = {text}"
+    try:
+        text.format(**_FIELDS)
+    except (KeyError, ValueError, IndexError, AttributeError) as error:
+        known = ", ".join(f"{{{name}}}" for name in _FIELDS)
+        raise ConfigurationError(f"{place}: {error} is not a field", f"the fields are: {known}") from error
+    if not ("{label" in text or "{exposure" in text) or "{version" not in text or not text.startswith("/"):
+        raise ConfigurationError(
+            f"{place} does not name each version of each exposure",
+            "begin with '/', and use {label} or {exposure}, and {version}",
+        )
 
 
 def _with_password(url: str, password: str) -> str:

@@ -13,7 +13,7 @@ DtsError
     │                              TransferCorrupted, StorageFault, OutOfTime
     ├── permanent              1   FileMissing, PermissionRefused, ChecksumMismatch, SizeMismatch,
     │                              DestinationDiffers, Credentials, HostKey, Unsupported, LastCopy,
-    │                              CatalogConflict, NoGoodSource
+    │                              CatalogConflict, NoGoodSource, FramesMissing, StaleAssignment
     └── interrupted            1   WorkCancelled, LeaseLost, DeadlinePassed
 
 Every error carries a message (what, where), a hint (what to do next) and an exit code.
@@ -234,6 +234,21 @@ class NoGoodSourceError(WorkError):
     error_class = "no-source"
     permanent = True
     scope = Scope.SOURCE
+
+
+class FramesMissingError(WorkError):
+    """The shared memory no longer holds frames of an exposure that were received; the camera sends them again."""
+
+    error_class = "frames-missing"
+    permanent = True
+    scope = Scope.SOURCE
+
+
+class StaleAssignmentError(WorkError):
+    """The exposure was given to another builder node, or this version of its file is not to be built any more."""
+
+    error_class = "stale-assignment"
+    permanent = True
 
 
 class WorkCancelledError(WorkError):

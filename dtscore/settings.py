@@ -11,7 +11,7 @@ from dtscore.units import parse_duration, parse_size
 Kind = Literal["text", "url", "path", "count", "duration", "size", "choice"]
 Value = str | int | float
 
-AGENT_NAMES = ("import", "transfer", "register", "remove", "verify")
+AGENT_NAMES = ("import", "transfer", "register", "remove", "verify", "exposure", "build")
 """Agents that may have a section [agent.NAME]."""
 
 
@@ -111,6 +111,82 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("trash", "grace", "duration", "7 d", "How long a removed replica stays in the trash.", 0),
     Setting("cache", "folder", "path", "var/cache", "Folder for copies that need two hops."),
     Setting("run", "folder", "path", "var/run", "Folder for poke sockets and pid files."),
+    Setting(
+        "imagebuilder",
+        "node",
+        "choice",
+        "no",
+        "Whether `dts run` starts a builder node here, with its agents `exposure` and `build`.",
+        0,
+        ("yes", "no"),
+    ),
+    Setting(
+        "imagebuilder", "supervisor", "choice", "no", "Whether `dts run` starts a supervisor here.", 0, ("yes", "no")
+    ),
+    Setting("imagebuilder", "host", "text", "127.0.0.1", "Address on which node and supervisor listen."),
+    Setting("imagebuilder", "address", "text", "", "Address at which PANs reach this host; empty: as host."),
+    Setting("imagebuilder", "port", "count", "7731", "TCP port of the node; 0: any free one.", 0),
+    Setting("imagebuilder", "supervisor_port", "count", "7730", "TCP port of the supervisor; 0: any free one.", 0),
+    Setting(
+        "imagebuilder", "secret_file", "path", "etc/pan.secret", "File of mode 0600 with the secret that PANs share."
+    ),
+    Setting(
+        "imagebuilder",
+        "numbers_file",
+        "path",
+        "var/exposure.numbers",
+        "File with the highest exposure number known here: numbers stay unique when the database is restored.",
+    ),
+    Setting("imagebuilder", "previews", "path", "var/previews", "Folder for pictures of what was built; empty: none."),
+    Setting("imagebuilder", "peers", "text", "127.0.0.0/8 ::1", "Networks from which PANs may connect."),
+    Setting("imagebuilder", "cameras", "path", "etc/cameras", "Folder with the site's own cameras, NAME.ini."),
+    Setting("imagebuilder", "cache", "size", "3 GiB", "Shared memory for the frame cache, taken at start.", 1),
+    Setting(
+        "imagebuilder", "page", "size", "18 MiB", "Shared memory for one detector; a larger one is refused.", 65536
+    ),
+    Setting("imagebuilder", "cache_folder", "path", "", "Folder of the frame cache; empty: /dev/shm/dts-SITE-NODE."),
+    Setting("imagebuilder", "block", "size", "4 MiB", "Most bytes of pixels in one block; 16 MiB at most.", 4096),
+    Setting("imagebuilder", "idle", "duration", "60 s", "A connection that says nothing for so long is closed.", 0.1),
+    Setting(
+        "imagebuilder",
+        "heartbeat",
+        "duration",
+        "1 s",
+        "How often a node writes its heartbeat and looks for saved files.",
+        0.01,
+    ),
+    Setting("imagebuilder", "stale", "duration", "10 s", "A node without a heartbeat for so long is dead.", 0.1),
+    Setting(
+        "imagebuilder",
+        "partial_after",
+        "duration",
+        "60 s",
+        "After so long without a further pixel an exposure is built with what is there.",
+        0.1,
+    ),
+    Setting(
+        "imagebuilder", "settle", "duration", "1 s", "How long a complete exposure waits for late header metadata.", 0
+    ),
+    Setting(
+        "imagebuilder",
+        "lfn",
+        "text",
+        "/{camera}/raw/{night}/{label}{version}.fits",
+        "Name of a file: {camera}, {night}, {label}, {exposure}, {program}, and {version}, empty or _v2, _v3, ….",
+    ),
+    Setting("imagebuilder", "target", "text", "local", "Storage element on which files are built."),
+    Setting(
+        "imagebuilder",
+        "then",
+        "text",
+        "",
+        "Further steps of each file, such as: transfer archive, verify archive.",
+    ),
+    Setting(
+        "imagebuilder", "compress", "choice", "no", "Whether files are Rice-compressed (.fits.fz).", 0, ("no", "rice")
+    ),
+    Setting("imagebuilder", "owner", "text", "camera", "Owner of the requests that build exposures."),
+    Setting("imagebuilder", "priority", "count", "7", "Priority of these requests, 0 to 9."),
     Setting(
         "log",
         "level",

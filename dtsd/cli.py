@@ -49,14 +49,23 @@ def init(session: Session, folder: Path) -> None:
 def run(session: Session, names: tuple[str, ...]) -> None:
     """Run all agents of the site (or those named) in this one process until SIGTERM or Ctrl-C.
 
+    Where [imagebuilder] asks for a node or a supervisor, they run beside it in processes of their own.
+
     \b
     Example:
       dts run
     """
     from agents import runner
+    from dtsd.builder import Programs
 
     session.log_fully()
-    runner.run(session.config, names)
+    programs = Programs(session.config)
+    if not names:
+        programs.start()
+    try:
+        runner.run(session.config, names)
+    finally:
+        programs.stop()
 
 
 @main.command()

@@ -16,7 +16,7 @@ from dtscore.config import Config, load
 from dtscore.database import Database
 from dtscore.errors import DtsError
 from dtscore.units import show_size
-from dtsd import health
+from dtsd import builder, health
 from storage.element import Probe
 from storage.registry import Elements
 
@@ -105,6 +105,8 @@ def _open_database(config: Config, database: Database) -> Iterator[Check]:
             yield Check("waiting", *finding)
         for finding in health.replicas(connection):
             yield Check("replicas", *finding)
+        for finding in builder.findings(connection, config):
+            yield Check("image builder", *finding)
 
 
 def _disks(config: Config) -> Iterator[Check]:

@@ -11,10 +11,13 @@ from pathlib import Path
 import migrations
 from dtscore.database import Database
 from dtscore.errors import ConfigurationError, StateError
+from dtsd.builder import make_secret
 
 SPOOL_FOLDERS = ("ToDo", "Running", "Done", "Failed")
 ELEMENTS = ("local", "archive")
-_FOLDERS = ("etc", "var/cache", "var/run", "var/log", *(f"var/spool/{name}" for name in SPOOL_FOLDERS), *ELEMENTS)
+_FOLDERS = (
+    "etc", "etc/cameras", "var/cache", "var/run", "var/log", *(f"var/spool/{name}" for name in SPOOL_FOLDERS), *ELEMENTS
+)  # fmt: skip
 _OURS = {folder.partition("/")[0] for folder in _FOLDERS}
 
 
@@ -42,6 +45,7 @@ def create_site(folder: Path) -> Site:
         for name in _FOLDERS:
             (folder / name).mkdir(parents=True, exist_ok=True)
         _make_database(folder / "var" / "dts.db")
+        make_secret(folder / "etc" / "pan.secret")
         _write_whole(config, _configuration(folder))
     except OSError as error:
         raise ConfigurationError(

@@ -22,6 +22,8 @@ PROGRAMS = {
     "dts-agent": "agents.cli",
     "dts-catalog": "catalog.cli",
     "dts-accounting": "accounting.cli",
+    "dts-ib": "dtsd.ib",
+    "dts-pan": "imagebuilder.pan_cli",
 }
 _FENCE = re.compile(r"^```(\w*)\n(.*?)^```", re.MULTILINE | re.DOTALL)
 _SETTING = re.compile(r"`\[([a-z]+(?:\.[\w.]+)?)\] ([a-z_]+)`")

@@ -10,7 +10,7 @@ import pytest
 
 from agents import outcome
 from agents.attempt import Achieved, DatabaseAwayError, DrainedError
-from agents.replica_manager import blame
+from agents.expectations import blame
 from dtscore import errors
 from dtscore.errors import DatabaseUnavailableError, DtsError, LeaseLostError, Scope, WorkError
 from reqdb.retry import RetryPolicy
@@ -27,7 +27,7 @@ OUTAGES = ("unavailable", "full", "read-only")
 TEMPORARY = ("source-changed", "corrupted", "storage-fault", "timeout", "error")
 PERMANENT = (
     "missing", "permission", "checksum", "size", "destination-differs", "credentials", "host-key", "unsupported",
-    "last-copy", "catalog-conflict", "no-source", "deadline",
+    "last-copy", "catalog-conflict", "no-source", "deadline", "frames-missing", "stale-assignment",
 )  # fmt: skip
 
 

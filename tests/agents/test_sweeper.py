@@ -12,7 +12,7 @@ from agents import sweeper
 from agents.services import Services
 from agents.sweeper import Sweeper
 from agents.transfer_agent import TransferAgent
-from storage.landing import temporary_path
+from storage.temporaries import temporary_path
 from tests.agents.sites import Site, put, transfer, until
 
 

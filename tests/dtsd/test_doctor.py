@@ -68,7 +68,7 @@ def test_a_missing_or_old_database_is_a_finding(site: Path, dts: Dts) -> None:
         connection.exec_driver_sql("CREATE TABLE x (a INTEGER)")
     database.close()
     (check,) = _checks(dts(site, "doctor", "--json"))["database"]
-    assert "lacks 3 migrations" in check["sentence"]
+    assert "lacks 4 migrations" in check["sentence"]
 
 
 def test_a_database_that_is_away_is_a_finding(site: Path, dts: Dts) -> None:
