@@ -6,7 +6,10 @@ are durable; an error is one file's own, unless it is met at a folder that sever
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import threading
+from collections import defaultdict
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
 
 from dtscore.errors import FileMissingError, Scope, WorkError
 from storage.element import ElementBatch, StorageElement
@@ -18,6 +21,12 @@ SMALL = 1 << 20
 
 MANY = 50
 """Files in one batch at most: each keeps a file open."""
+
+_PATIENCE = 1.0
+"""Seconds that a batch waits for its turn at most: a disk that hangs holds up what works on it, and only that."""
+
+_turns: defaultdict[tuple[str, str], threading.Lock] = defaultdict(threading.Lock)
+"""What the batches between two local elements take turns by, for threads that only compute hinder each other."""
 
 _QUIET = (Landing.open, Landing.sync)
 """Steps that do not ask the guard themselves."""
@@ -32,6 +41,8 @@ def land_many(landings: Sequence[Landing]) -> list[Ending]:
     All have one target, and all elements give batches. The first file is always ended; what comes after the
     first that is not small, or after an outage, is not begun. `seconds` of what landed are those of all together.
     """
+    if not landings:
+        return []
     batch = _Batch(landings)
     try:
         batch.run()
@@ -45,21 +56,38 @@ class _Batch:
 
     def __init__(self, landings: Sequence[Landing]) -> None:
         self.landings = landings
+        self.source, self.target = landings[0].source, landings[0].target
         self.endings: dict[int, Ending] = {}
         self.alive: dict[int, Landing] = {}
         self.elements: dict[str, ElementBatch] = {}
 
     def run(self) -> None:
-        for number, landing in enumerate(self.landings[:MANY]):
-            self.alive[number] = landing
-            if not self._begin(number, landing):
-                break
+        with self._turn():
+            for number, landing in enumerate(self.landings[:MANY]):
+                self.alive[number] = landing
+                if not self._begin(number, landing):
+                    break
         for element in self.elements.values():
             element.flush()
-        for step in (Landing.sync, Landing.read_back, Landing.publish):
-            for number in list(self.alive):
-                self._try(number, step)
+        with self._turn():
+            for step in (Landing.sync, Landing.read_back, Landing.publish):
+                for number in list(self.alive):
+                    self._try(number, step)
         self._settle()
+
+    @contextmanager
+    def _turn(self) -> Iterator[None]:
+        """Between local elements let one batch work at a time, while others wait for the disk or the database."""
+        if not (self.source.local and self.target.local):
+            yield
+            return
+        lock = _turns[self.source.name, self.target.name]
+        mine = lock.acquire(timeout=_PATIENCE)
+        try:
+            yield
+        finally:
+            if mine:
+                lock.release()
 
     def _begin(self, number: int, landing: Landing) -> bool:
         """Write one file; return whether the next one is to be begun as well."""

@@ -134,6 +134,9 @@ class StorageElement(ABC):
     batches = False
     """Whether `batch` gives something."""
 
+    local = False
+    """Whether its files lie on this machine, so that work on them is bound by the processor and not by a network."""
+
     trash = ""
     """The folder below the root that `to_trash` fills."""
 

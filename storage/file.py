@@ -166,6 +166,7 @@ class FileElement(StorageElement):
     }
 
     batches = True
+    local = True
 
     promises = Promises(
         refuses_overwrite="Publishing uses renameat2(RENAME_NOREPLACE), or link(2) where that is not offered.",

@@ -14,6 +14,7 @@ from dtscore.config import load
 from dtscore.database import Database
 from reqdb import store
 from reqdb.spec import FileSpec, OperationSpec, RequestSpec
+from storage.registry import Elements
 
 
 def main(config: str, source: str, target: str, listing: str) -> None:
@@ -21,6 +22,10 @@ def main(config: str, source: str, target: str, listing: str) -> None:
     loaded = load(Path(config))
     logging.set_up("warning", "console", None)
     names = Path(listing).read_text().split()
+    elements = Elements(loaded.elements)
+    for element in (source, target):
+        elements.get(element)  # imports its module, as an agent that runs has done long ago; connects to nothing
+    elements.close()
     database = Database(loaded.database.url)
     with database.read() as connection:
         connection.exec_driver_sql("SELECT 1")
