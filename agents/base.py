@@ -96,6 +96,7 @@ class ClaimingAgent(Agent):
         self._places: dict[int, Place] = {}
         self._changed = threading.Condition()
         self._summary: Counter[str] = Counter()
+        self._strange: set[int] = set()
 
     @abstractmethod
     def perform(self, attempt: Attempt) -> Achieved:
@@ -205,7 +206,26 @@ class ClaimingAgent(Agent):
             with self._changed:
                 self._places.pop(place.token, None)
                 self._changed.notify_all()
+        self._give_up_strange()
         return anew
+
+    def _give_up_strange(self) -> None:
+        """Give up places of ours that no worker knows, met at two heartbeats: their claim was committed unheard.
+
+        The database may die between a commit and its answer. Nobody would work on those files, nor free them while
+        this agent's heart beats.
+        """
+        with self.services.database.read() as connection:
+            held = store.places_of(connection, self.lease.agent_id)
+        with self._changed:
+            unknown = held - self._places.keys()
+        for token in unknown & self._strange:
+            log.warning("a place that no worker knows is given up", token=token)
+            self._release(token)
+        self._strange = unknown - self._strange
+
+    def _release(self, token: int) -> None:
+        self.services.database.run(lambda connection: store.release(connection, token))
 
     def progress(self) -> Sequence[store.Progress]:
         """Return where each worker is."""

@@ -21,6 +21,7 @@ from dtscore.units import show_size
 from dtsd.health import Finding
 from imagebuilder import cache, exposures, nodes
 from imagebuilder.auth import load_secret
+from imagebuilder.serving import KEPT_BY
 
 _PATIENCE = 10.0
 """Seconds that a program has to end by itself."""
@@ -86,7 +87,8 @@ class _Watch(threading.Thread):
     def _run_once(self) -> int:
         """Run the program to its end, which is brought about when we are to stop; return its exit code."""
         # Its signals are ours to send: Ctrl-C in a terminal would reach the whole group.
-        with subprocess.Popen(self._command, process_group=0) as process:
+        environment = {**os.environ, KEPT_BY: str(os.getpid())}
+        with subprocess.Popen(self._command, process_group=0, env=environment) as process:
             while process.poll() is None and not self._stopping.wait(0.2):
                 pass
             if process.poll() is None:

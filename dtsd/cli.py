@@ -59,9 +59,11 @@ def run(session: Session, names: tuple[str, ...]) -> None:
     from dtsd.builder import Programs
 
     session.log_fully()
+    if names:
+        runner.run(session.config, names)
+        return
     programs = Programs(session.config)
-    if not names:
-        programs.start()
+    programs.start()
     try:
         runner.run(session.config, names)
     finally:

@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+import os
 import signal
+import threading
+import time
 from collections.abc import Callable
 from types import FrameType
 
 from dtscore.command import installed_version
 from dtscore.config import Config
 from dtscore.database import Database
+
+KEPT_BY = "DTSRUN_PID"
+"""Environment: the process that keeps this one running. When it is gone, so that nobody would stop us, we end."""
 
 
 def run_node(config: Config) -> None:
@@ -47,3 +53,11 @@ def _end_by_signals(stop: Callable[[], None]) -> None:
 
     for number in (signal.SIGTERM, signal.SIGINT):
         signal.signal(number, end)
+    if keeper := os.environ.get(KEPT_BY, ""):
+        threading.Thread(target=_end_with, args=(int(keeper), stop), name="keeper", daemon=True).start()
+
+
+def _end_with(keeper: int, stop: Callable[[], None]) -> None:
+    while os.getppid() == keeper:
+        time.sleep(0.5)
+    stop()

@@ -132,6 +132,12 @@ def past_deadline(now: datetime) -> sa.ColumnElement[bool]:
     return sa.and_(models.requests.c.deadline <= now, models.requests.c.deadline_lifted.is_(False))
 
 
+def places_of(connection: Connection, agent_id: int) -> set[int]:
+    """Return the tokens of the places that an agent has."""
+    claims = models.claims
+    return set(connection.execute(sa.select(claims.c.id).where(claims.c.agent_id == agent_id)).scalars())
+
+
 def leave_agent(connection: Connection, agent_id: int) -> None:
     """End an agent: hand back what it still holds and keep its row as Ended."""
     now = database_now(connection)

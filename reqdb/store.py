@@ -30,6 +30,7 @@ from reqdb.leasing import (
     enter_agent,
     expire_agents,
     leave_agent,
+    places_of,
 )
 from reqdb.submitting import Submitted, submit
 from reqdb.turning import Turn
@@ -61,6 +62,7 @@ __all__ = [
     "leave_agent",
     "needs_tending",
     "note",
+    "places_of",
     "release",
     "rest_channel",
     "retry",

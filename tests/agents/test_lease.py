@@ -10,6 +10,7 @@ import pytest
 
 from agents.lease import Beat, Lease
 from agents.services import Services
+from agents.transfer_agent import TransferAgent
 from dtscore.errors import DatabaseUnavailableError, DeadlinePassedError, LeaseLostError, WorkCancelledError
 from reqdb import store
 from tests.agents.sites import Site, put, transfer
@@ -139,3 +140,53 @@ def test_a_database_that_is_away_does_not_lose_the_lease(services: Services, mon
         lease.beat(BEAT)
     assert not lease.lost
     lease.check(1)
+
+
+def test_a_place_whose_claim_was_committed_unheard_is_given_up(site: Site) -> None:
+    """The database dies after the commit and before its answer: the second heartbeat frees the files."""
+    site.submit(transfer(put(site, "a.fits", "b.fits")))
+    services = Services(site.config)
+    agent = TransferAgent(services)
+    try:
+        lost, _ = claim(services, agent.lease)
+        agent.beat()
+        assert _running(services) == {lost: 2}
+        agent.beat()
+        assert _running(services) == {}
+        assert agent.run_once()["Done"] == 2
+    finally:
+        agent.close()
+        services.close()
+
+
+def test_a_place_that_a_worker_has_is_kept(site: Site) -> None:
+    """However many heartbeats come while a worker is at it."""
+    site.submit(transfer(put(site, "a.fits")))
+    services = Services(site.config)
+    agent = TransferAgent(services)
+    begun, free = threading.Event(), threading.Event()
+    perform = agent.perform_many
+    agent.perform_many = lambda attempts: (begun.set(), free.wait(20), perform(attempts))[2]  # type: ignore[method-assign]
+    agent.perform = lambda attempt: (begun.set(), free.wait(20), TransferAgent.perform(agent, attempt))[2]  # type: ignore[method-assign]
+    try:
+        runner = threading.Thread(target=agent.run_once)
+        runner.start()
+        assert begun.wait(20)
+        for _ in range(3):
+            agent.beat()
+        assert list(_running(services).values()) == [1]
+        free.set()
+        runner.join()
+        assert _running(services) == {}
+        assert services.database.run(lambda c: c.exec_driver_sql("SELECT state FROM files").scalar()) == "Done"
+    finally:
+        free.set()
+        agent.close()
+        services.close()
+
+
+def _running(services: Services) -> dict[int, int]:
+    """Return how many files are Running under each token."""
+    query = "SELECT token, count(*) FROM files WHERE state = 'Running' GROUP BY token"
+    with services.database.read() as connection:
+        return {row[0]: row[1] for row in connection.exec_driver_sql(query)}
