@@ -58,7 +58,8 @@ def _sums(detectors: str) -> set[str]:
 def _killable(url: str, folder: Path, name: str = "one", pages: int = 4) -> Iterator[tuple[subprocess.Popen[str], int]]:
     """Run a node in a process of its own; give it and its port."""
     program = (
-        "import sys, pathlib\n"
+        "import pathlib, signal\n"
+        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # whoever runs the tests may ignore it
         "from dtscore.database import Database\n"
         "from imagebuilder.node import Node\n"
         "from tests.imagebuilder.wiring import settings\n"
