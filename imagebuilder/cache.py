@@ -177,7 +177,9 @@ class FrameCache:
         return ConfigurationError(what, "configure fewer pages, or enlarge the file system")
 
     def close(self) -> None:
-        """Let go of the folder; pages that hold pixels stay for the next node."""
+        """Let go of the folder and of the memory of free pages; pages that hold pixels stay for the next node."""
+        for slot in (*self._free, *self._leaving):
+            slot.path.unlink(missing_ok=True)
         for slot in (*self._free, *self._leaving, *(slot for slot, _ in self._held.values())):
             if slot.descriptor >= 0:
                 os.close(slot.descriptor)

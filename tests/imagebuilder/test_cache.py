@@ -149,6 +149,14 @@ def test_pages_survive_the_death_of_the_node(folder: Path) -> None:
     assert orphans(folder) == []
 
 
+def test_a_node_that_stops_gives_free_memory_back(folder: Path) -> None:
+    """Only pages that hold pixels nobody has saved stay in shared memory when a node has stopped."""
+    cache = FrameCache(folder, PAGE, 3)
+    cache.take(_head())
+    cache.close()
+    assert sorted(path.name for path in folder.iterdir()) == ["7.1.S1.page", "lock"]
+
+
 def test_orphans_can_be_removed(folder: Path) -> None:
     """With no node alive the pages and their memory go, and what they held is said."""
     cache = FrameCache(folder, PAGE, 3)
