@@ -8,12 +8,15 @@ DtsError
 ├── NotFoundError              4   an id or a logical file name does not exist
 ├── StateError                 6   not allowed in this state
 ├── DatabaseUnavailableError   5   the database cannot be reached just now
+├── ProtocolError              1   the other side speaks another language, or the path damages what it carries
+├── StreamLostError            5   a connection broke; what was not confirmed is sent again
 └── WorkError                      an attempt at one file ended badly; carries class, scope, permanence
     ├── temporary              5   ElementUnavailable, ElementFull, ElementReadOnly, SourceChanged,
-    │                              TransferCorrupted, StorageFault, OutOfTime
+    │                              TransferCorrupted, StorageFault, OutOfTime, DeliveryFailed
     ├── permanent              1   FileMissing, PermissionRefused, ChecksumMismatch, SizeMismatch,
     │                              DestinationDiffers, Credentials, HostKey, Unsupported, LastCopy,
-    │                              CatalogConflict, NoGoodSource, FramesMissing, StaleAssignment
+    │                              CatalogConflict, NoGoodSource, FramesMissing, StaleAssignment,
+    │                              ChangedSinceQueued
     └── interrupted            1   WorkCancelled, LeaseLost, DeadlinePassed
 
 Every error carries a message (what, where), a hint (what to do next) and an exit code.
@@ -70,6 +73,16 @@ class StateError(DtsError):
 
 class DatabaseUnavailableError(DtsError):
     """The database cannot be reached or is busy for too long; try again."""
+
+    exit_code = 5
+
+
+class ProtocolError(DtsError):
+    """What came over a connection is not what the protocol allows there."""
+
+
+class StreamLostError(DtsError):
+    """A connection broke, or nothing came on it for too long; connect again."""
 
     exit_code = 5
 
@@ -133,6 +146,13 @@ class SourceChangedError(WorkError):
 
     error_class = "source-changed"
     scope = Scope.SOURCE
+
+
+class ChangedSinceQueuedError(SourceChangedError):
+    """The source was written to after the request for it was made; only a new request can send what it is now."""
+
+    error_class = "changed-since-queued"
+    permanent = True
 
 
 class TransferCorruptedError(WorkError):
@@ -248,6 +268,26 @@ class StaleAssignmentError(WorkError):
     """The exposure was given to another builder node, or this version of its file is not to be built any more."""
 
     error_class = "stale-assignment"
+    permanent = True
+
+
+class DeliveryFailedError(WorkError):
+    """The program of a delivery did not take the file just now: it said so, was killed, or took too long."""
+
+    error_class = "delivery-failed"
+
+
+class DeliveryRejectedError(WorkError):
+    """The program of a delivery refuses this file."""
+
+    error_class = "delivery-rejected"
+    permanent = True
+
+
+class HandoverRefusedError(WorkError):
+    """The next site, or another queue of this one, refuses this file."""
+
+    error_class = "handover-refused"
     permanent = True
 
 

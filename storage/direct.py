@@ -16,8 +16,7 @@ from contextlib import suppress
 from queue import SimpleQueue
 from threading import Thread
 
-from dtscore import checksums
-from storage import linux
+from dtscore import checksums, linux
 from storage.element import Digest, Reader
 from storage.file import FileWriter, sync_file
 from storage.mapping import work_error

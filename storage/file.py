@@ -13,9 +13,10 @@ from typing import ClassVar
 
 import structlog
 
+from dtscore import linux
 from dtscore.errors import ConfigurationError, FileMissingError, NameRefusedError, StorageFaultError, UnsupportedError
 from dtscore.names import check_pfn
-from storage import confined, linux
+from storage import confined
 from storage.element import (
     ElementBatch,
     FileStat,

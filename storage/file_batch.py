@@ -11,8 +11,9 @@ import time
 from collections.abc import Mapping
 from contextlib import suppress
 
+from dtscore import linux
 from dtscore.errors import WorkError
-from storage import confined, linux
+from storage import confined
 from storage.element import ElementBatch, Reader
 from storage.file import CREATING, READING, FileElement, FileReader, FileWriter, Folder, sync_file
 from storage.mapping import work_error

@@ -11,6 +11,7 @@ from pathlib import Path
 
 import pytest
 
+from dtscore import linux
 from dtscore.errors import (
     DestinationDiffersError,
     ElementFullError,
@@ -21,7 +22,6 @@ from dtscore.errors import (
     TransferCorruptedError,
     WorkError,
 )
-from storage import linux
 from storage.batch import MANY, SMALL, land_many
 from storage.element import FileStat, NameTakenError
 from storage.file import FileElement, FileWriter

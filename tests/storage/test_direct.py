@@ -55,7 +55,7 @@ def readers(monkeypatch: pytest.MonkeyPatch) -> list[direct.DirectWriter]:
         return digest
 
     monkeypatch.setattr(direct.DirectWriter, "read_again", ask)
-    monkeypatch.setattr("storage.linux.clone", lambda source, target: False)
+    monkeypatch.setattr("dtscore.linux.clone", lambda source, target: False)
     return asked
 
 
@@ -105,7 +105,7 @@ def test_an_error_of_the_device_is_told_and_nothing_is_left(
     kind: type[WorkError], after: int,
 ) -> None:  # fmt: skip
     """Whatever thread meets the error, the landing ends with it, and no thread waits for ever."""
-    monkeypatch.setattr("storage.linux.clone", lambda source, target: False)
+    monkeypatch.setattr("dtscore.linux.clone", lambda source, target: False)
     original = getattr(os, call)
     failing = fail(number, after, original)
 
@@ -123,7 +123,7 @@ def test_other_bytes_on_the_device_are_found(
     elements: tuple[FileElement, FileElement], monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """One bit that the device gives back differently, and the file is thrown away."""
-    monkeypatch.setattr("storage.linux.clone", lambda source, target: False)
+    monkeypatch.setattr("dtscore.linux.clone", lambda source, target: False)
     original = os.pwrite
 
     def lie(descriptor: int, data: memoryview, place: int) -> int:
@@ -166,7 +166,7 @@ def test_a_clone_is_read_as_before(elements: tuple[FileElement, FileElement], mo
         os.pwrite(target, os.pread(source, 64 << 20, 0), 0)
         return True
 
-    monkeypatch.setattr("storage.linux.clone", share)
+    monkeypatch.setattr("dtscore.linux.clone", share)
     monkeypatch.setattr(direct, "_set_direct", lambda descriptor, on: True)
     landed, content = move(elements, 5 << 20)
     assert Path(elements[1].root, "b").read_bytes() == content

@@ -18,6 +18,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from dtscore import linux
 from dtscore.errors import (
     ChecksumMismatchError,
     DtsError,
@@ -29,7 +30,6 @@ from dtscore.errors import (
     StorageFaultError,
     UnsupportedError,
 )
-from storage import linux
 from storage.file import FileElement, FileWriter
 from tests.storage.conftest import Put
 from tests.storage.helpers import land_one

@@ -12,6 +12,8 @@ _FICLONE = 0x40049409
 _RENAME_NOREPLACE = 1
 _RENAME_EXCHANGE = 2
 _FALLOC_FL_KEEP_SIZE = 1
+_FALLOC_FL_PUNCH_HOLE = 2
+_TMPFS = 0x01021994
 _SYNC_WHOLE = frozenset({0xEF53, 0x58465342, 0x9123683E})
 """Magic numbers of ext4, XFS and Btrfs: statfs(2)."""
 _NOT_OFFERED = frozenset({errno.ENOSYS, errno.EINVAL, errno.EOPNOTSUPP})
@@ -57,10 +59,20 @@ def syncs_whole(descriptor: int) -> bool:
     release = re.match(r"(\d+)\.(\d+)", os.uname().release)
     if release is None or (int(release[1]), int(release[2])) < (5, 8) or not hasattr(_libc, "fstatfs64"):
         return False
+    return _file_system(descriptor) in _SYNC_WHOLE
+
+
+def in_memory(descriptor: int) -> bool:
+    """Whether an open file lies in memory (tmpfs) and not on a disk."""
+    return _file_system(descriptor) == _TMPFS
+
+
+def _file_system(descriptor: int) -> int:
+    """Return the magic number of a file's file system, 0 where it cannot be had. Source: statfs(2)."""
     answer = ctypes.create_string_buffer(512)
-    if _libc.fstatfs64(descriptor, answer) != 0:
-        return False
-    return ctypes.c_long.from_buffer(answer).value in _SYNC_WHOLE
+    if not hasattr(_libc, "fstatfs64") or _libc.fstatfs64(descriptor, answer) != 0:
+        return 0
+    return ctypes.c_long.from_buffer(answer).value
 
 
 def sync_file_system(descriptor: int) -> None:
@@ -83,6 +95,14 @@ def reserve(descriptor: int, size: int) -> None:
     number = ctypes.get_errno()
     if number in (errno.ENOSPC, errno.EDQUOT, errno.EFBIG):
         raise OSError(number, os.strerror(number))
+
+
+def punch(descriptor: int, offset: int, length: int) -> bool:
+    """Make a hole of zeros in a file; False where the file system does not offer it. Source: fallocate(2)."""
+    if not hasattr(_libc, "fallocate64"):
+        return False
+    mode = ctypes.c_int(_FALLOC_FL_PUNCH_HOLE | _FALLOC_FL_KEEP_SIZE)
+    return bool(_libc.fallocate64(descriptor, mode, ctypes.c_int64(offset), ctypes.c_int64(length)) == 0)
 
 
 def clone(source: int, target: int) -> bool:

@@ -1,0 +1,1 @@
+"""The striped socket transport: wire format, sender, receiver, sandbox, authentication."""
