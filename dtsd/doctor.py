@@ -16,7 +16,7 @@ from dtscore.config import Config, load
 from dtscore.database import Database
 from dtscore.errors import DtsError
 from dtscore.units import show_size
-from dtsd import builder, health
+from dtsd import builder, health, queue_health
 from storage.element import Probe
 from storage.registry import Elements
 
@@ -57,6 +57,8 @@ def examine(config_path: Path | None = None) -> Iterator[Check]:
     yield from _readable_secrets(config)
     yield from _database(config)
     yield from _disks(config)
+    for finding in queue_health.findings(config):
+        yield Check("queues", *finding)
     yield from elements(config)
 
 

@@ -12,11 +12,13 @@ import migrations
 from dtscore.database import Database
 from dtscore.errors import ConfigurationError, StateError
 from dtsd.builder import make_secret
+from dtsd.server.users import make_users
 
 SPOOL_FOLDERS = ("ToDo", "Running", "Done", "Failed")
 ELEMENTS = ("local", "archive")
 _FOLDERS = (
-    "etc", "etc/cameras", "var/cache", "var/run", "var/log", *(f"var/spool/{name}" for name in SPOOL_FOLDERS), *ELEMENTS
+    "etc", "etc/cameras", "var/cache", "var/run", "var/log", *(f"var/spool/{name}" for name in SPOOL_FOLDERS),
+    *ELEMENTS, "data",
 )  # fmt: skip
 _OURS = {folder.partition("/")[0] for folder in _FOLDERS}
 
@@ -46,6 +48,7 @@ def create_site(folder: Path) -> Site:
             (folder / name).mkdir(parents=True, exist_ok=True)
         _make_database(folder / "var" / "dts.db")
         make_secret(folder / "etc" / "pan.secret")
+        make_users(folder / "etc" / "dtsd.users", folder / "etc" / "dtsd.secret")
         _write_whole(config, _configuration(folder))
     except OSError as error:
         raise ConfigurationError(

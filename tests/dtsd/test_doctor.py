@@ -68,7 +68,7 @@ def test_a_missing_or_old_database_is_a_finding(site: Path, dts: Dts) -> None:
         connection.exec_driver_sql("CREATE TABLE x (a INTEGER)")
     database.close()
     (check,) = _checks(dts(site, "doctor", "--json"))["database"]
-    assert "lacks 4 migrations" in check["sentence"]
+    assert "lacks 5 migrations" in check["sentence"]
 
 
 def test_a_database_that_is_away_is_a_finding(site: Path, dts: Dts) -> None:
@@ -260,3 +260,21 @@ def test_bad_replicas_are_named(connection: Connection) -> None:
     assert "dts-catalog find" in hint
     found = catalog.find(connection, hint.split('"')[1])
     assert [entry.lfn for entry in found] == ["/a/b"]
+
+
+def test_queues_that_cannot_work_are_named(site: Path, dts: Dts) -> None:
+    """A folder on no element, a remote without a way, a program that is not there; and one that is right."""
+    path = site / "etc/dts.ini"
+    path.write_text(
+        path.read_text() + "[queue right]\nsource = local\ntarget = archive\nfolder = local/drop\n"
+        "[queue astray]\ntarget = archive\nfolder = /nowhere\n[queue far]\nsource = local\ntarget = fnal:des\n"
+        "[delivery gone]\ncommand = /no/such/program\n"
+    )
+    dts(site, "db", "upgrade")
+    found = {check["sentence"]: check["state"] for check in _checks(dts(site, "doctor", "--json"))["queues"]}
+    assert found == {
+        "queue right can make its requests": "ok",
+        "queue astray: its folder /nowhere lies on no storage element of this host": "fail",
+        "queue far: [queue far] target: no storage element leads to the remote 'fnal'": "fail",
+        "delivery gone: there is no program /no/such/program that may be run": "fail",
+    }

@@ -1,0 +1,1 @@
+"""The site's daemon: XML-RPC over HTTP, whose methods are in `dtsd.methods`."""
