@@ -18,7 +18,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime
-from typing import ClassVar, Protocol, runtime_checkable
+from typing import TYPE_CHECKING, ClassVar, Protocol, runtime_checkable
 
 from dtscore import checksums
 from dtscore.errors import (
@@ -29,6 +29,9 @@ from dtscore.errors import (
     WorkError,
 )
 from dtscore.names import check_pfn
+
+if TYPE_CHECKING:
+    from storage.pump import Pump, Pumped
 
 BLOCK = 1 << 20
 """Bytes moved at a time."""
@@ -113,6 +116,16 @@ class Writer(Protocol):
 
     def close(self) -> None:
         """Let go of the file; never raises. Without a `sync` before, the content is not defined."""
+
+
+class TakingWriter(Writer, Protocol):
+    """A writer that may take a whole file from where it lies, instead of block by block."""
+
+    def take(self, source: Reader, algorithms: Sequence[str], size: int, pump: Pump) -> Pumped | None:
+        """Move the whole file and return digest and beginning; None where it cannot (nothing is written).
+
+        Errors say themselves whether they are the source's or the target's; the pump is told how far it is.
+        """
 
 
 @runtime_checkable

@@ -188,6 +188,11 @@ class Landing:
             raise StorageFaultError(error.message, hint, element=error.element, scope=Scope.TARGET) from error
 
     def _fill(self, reader: Reader, writer: Writer) -> Pumped:
+        if (take := getattr(writer, "take", None)) is not None:
+            taken: Pumped | None = take(reader, self.computed, self._before.size, self.pump)
+            if taken is not None:
+                self.pump.done(taken.digest.size)
+                return taken
         with AT_TARGET:
             if writer.clone(reader):
                 writer.sync()

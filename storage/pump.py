@@ -69,6 +69,10 @@ class Pump:
             if copied is not None:
                 self._progress(copied)
 
+    def done(self, copied: int) -> None:
+        """Call the progress at the end of all bytes."""
+        self._progress(copied)
+
     def hash(
         self, reader: Reader, algorithms: Sequence[str], size: int, *, cloned: bool = False, close: bool = True
     ) -> Pumped:

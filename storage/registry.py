@@ -5,6 +5,7 @@ from __future__ import annotations
 import difflib
 import threading
 from collections.abc import Callable, Iterable, Mapping
+from types import MappingProxyType
 from typing import Protocol
 
 from dtscore.checksums import ALGORITHMS
@@ -21,7 +22,7 @@ class ElementSettingsLike(Protocol):
 
     @property
     def type(self) -> str:
-        """The element's type: file, sftp or fsspec."""
+        """The element's type: file, sftp, fsspec or dts."""
 
     @property
     def options(self) -> Mapping[str, str]:
@@ -29,7 +30,7 @@ class ElementSettingsLike(Protocol):
 
 
 _Maker = Callable[[str, Mapping[str, str]], StorageElement]
-_TYPES = ("file", "sftp", "fsspec")
+_TYPES = ("file", "sftp", "fsspec", "dts")
 
 COMMON: Mapping[str, str] = {
     "checksum": "the checksum to compute for files that land here, where the request names none (default adler32)",
@@ -48,6 +49,10 @@ def _element_type(kind: str) -> tuple[Mapping[str, str], _Maker]:
         from storage.sftp import SftpElement
 
         return SftpElement.OPTIONS, SftpElement.from_options
+    if kind == "dts":
+        from storage.dts import DtsElement
+
+        return DtsElement.OPTIONS, DtsElement.from_options
     from storage.fsspec import FsspecElement
 
     return FsspecElement.OPTIONS, FsspecElement.from_options
@@ -87,27 +92,39 @@ def _check_common(place: str, options: Mapping[str, str]) -> None:
             raise ConfigurationError(f"{place} {key}: {value!r} is not allowed", _nearest(value, allowed))
 
 
+class _Wished:
+    """The settings of an element with some options changed."""
+
+    def __init__(self, settings: ElementSettingsLike, wishes: Mapping[str, str]) -> None:
+        self.name, self.type = settings.name, settings.type
+        self.options = {**settings.options, **wishes}
+
+
 class Elements:
     """The elements of a site; threads share them."""
 
     def __init__(self, settings: Mapping[str, ElementSettingsLike]) -> None:
         """Keep the settings; nothing is made or connected yet."""
         self._settings = dict(settings)
-        self._made: dict[str, StorageElement] = {}
+        self._made: dict[tuple[object, ...], StorageElement] = {}
         self._lock = threading.Lock()
 
     def names(self) -> tuple[str, ...]:
         """Return all names, sorted."""
         return tuple(sorted(self._settings))
 
-    def get(self, name: str) -> StorageElement:
-        """Return the element, the same one each time, or raise ConfigurationError if there is none or it is wrong."""
+    def get(self, name: str, wishes: Mapping[str, str] = MappingProxyType({})) -> StorageElement:
+        """Return the element, the same one each time, or raise ConfigurationError if there is none or it is wrong.
+
+        `wishes` stand above its options: another element then, for whoever has the same ones.
+        """
+        key = (name, *sorted(wishes.items()))
         with self._lock:
-            if name not in self._made:
+            if key not in self._made:
                 if name not in self._settings:
                     raise ConfigurationError(f"no storage element {name!r}", _nearest(name, self._settings))
-                self._made[name] = make(self._settings[name])
-            return self._made[name]
+                self._made[key] = make(_Wished(self._settings[name], wishes) if wishes else self._settings[name])
+            return self._made[key]
 
     def close(self) -> None:
         """Close all elements."""

@@ -1,4 +1,4 @@
-"""One fixture gives each element in turn: a folder, a real SSH server, memory and a real S3 endpoint."""
+"""One fixture gives each element in turn: a folder, a real SSH server, memory, a real S3 endpoint and a real daemon."""
 
 from __future__ import annotations
 
@@ -13,9 +13,10 @@ import pytest
 from storage.element import StorageElement
 from storage.file import FileElement
 from storage.registry import make
+from tests.daemons import Daemon, make_authority
 from tests.services import S3Server, SshServer
 
-KINDS = ("file", "sftp", "sftp-paramiko", "memory", "s3")
+KINDS = ("file", "sftp", "sftp-paramiko", "memory", "s3", "dts", "dts-tls")
 
 
 @dataclass(frozen=True, slots=True)
@@ -48,6 +49,31 @@ def s3_settings(server: S3Server, folder: Path, **more: str) -> Settings:
     return Settings("cloud", "fsspec", {**options, **more})
 
 
+def dts_settings(daemon: Daemon, name: str = "site", **more: str) -> Settings:
+    """Return the settings of an element on a daemon."""
+    return Settings(name, "dts", {"remote": daemon.name, **daemon.as_remote(), "patience": "10 s", **more})
+
+
+@pytest.fixture(scope="session")
+def dtsd(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon on loopback."""
+    daemon = Daemon(tmp_path_factory.mktemp("dtsd") / "site").start()
+    yield daemon
+    daemon.stop()
+
+
+@pytest.fixture(scope="session")
+def dtsd_tls(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Daemon]:
+    """A daemon on loopback whose calls and data go over TLS."""
+    folder = tmp_path_factory.mktemp("dtsd-tls")
+    ca, certificate, key = make_authority(folder / "ca", ["127.0.0.1"])
+    daemon = Daemon(
+        folder / "site", settings={"data_tls": "yes"}, certificate=(certificate, key), ca_file=ca
+    )  # fmt: skip
+    yield daemon.start()
+    daemon.stop()
+
+
 @pytest.fixture(params=KINDS)
 def kind(request: pytest.FixtureRequest) -> str:
     """Run the test on each kind of element."""
@@ -64,6 +90,9 @@ def element(kind: str, request: pytest.FixtureRequest, tmp_path: Path) -> Iterat
     elif kind.startswith("sftp"):
         server: SshServer = request.getfixturevalue("sshd")
         settings = sftp_settings(server, server.root, transport="paramiko" if kind.endswith("paramiko") else "ssh")
+    elif kind.startswith("dts"):
+        daemon: Daemon = request.getfixturevalue("dtsd_tls" if kind == "dts-tls" else "dtsd")
+        settings = dts_settings(daemon, folder=f"x{uuid.uuid4().hex}")
     elif kind == "s3":
         settings = s3_settings(request.getfixturevalue("s3"), tmp_path)
     else:
