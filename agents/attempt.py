@@ -38,6 +38,10 @@ INTERRUPTIONS = (DeadlinePassedError, DrainedError, LeaseLostError, OutOfTimeErr
 """What the guard raises: nothing that an attempt met is to blame, and it must not go on with something else."""
 
 
+_PACED = 64 * 1024
+"""So many bytes wait for their turn at once where a queue has a rate."""
+
+
 class Further(Protocol):
     """Rows of another room that belong to an attempt's result: written in the transaction that ends the file."""
 
@@ -108,6 +112,7 @@ class Attempt:
         self._time_limit = time_limit
         self._begun = time.monotonic()
         self._bytes = 0
+        self.pace: Callable[[int], None] | None = None
 
     @property
     def overwrite(self) -> bool:
@@ -131,7 +136,22 @@ class Attempt:
                 "see the speed of the storage elements: dts se check; or raise [timeout] base",
             )
 
+    def allow(self, seconds: float) -> None:
+        """Let this attempt take so many seconds more: it waits for somebody else's program."""
+        self._begun += seconds
+
     def progress(self, bytes_so_far: int) -> None:
-        """Say how many bytes were moved so far."""
-        self._bytes = bytes_so_far
+        """Say how many bytes were moved so far; waits where the queue has a rate."""
+        before, self._bytes = self._bytes, bytes_so_far
+        if self.pace is not None and bytes_so_far > before:
+            self._wait(bytes_so_far - before)
         self._progressed(bytes_so_far)
+
+    def _wait(self, count: int) -> None:
+        """Wait until `count` bytes may pass, in small parts: a slow queue must not be deaf meanwhile."""
+        assert self.pace is not None
+        while count > 0:
+            self.pace(min(count, _PACED))
+            count -= _PACED
+            if count > 0:
+                self.guard()

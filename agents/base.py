@@ -20,6 +20,7 @@ from agents.place import Place
 from agents.services import Services
 from reqdb import store
 from reqdb.store import ClaimedFile, Waiting
+from storage.batch import SMALL
 
 log = structlog.get_logger()
 
@@ -161,12 +162,14 @@ class ClaimingAgent(Agent):
         lease = self.lease
         limits = self.services.limits(waiting.source, waiting.target)
         batch = 1 if waiting.probing else self.settings.batch
+        places = self._places_for(waiting, limits)
 
         def claim(connection: Connection) -> tuple[int, list[ClaimedFile]] | None:
             token = store.take_place(connection, lease.agent_id, waiting, limits)
             if token is None:
                 return None
-            files = store.claim_files(connection, token, waiting.channel_id, batch)
+            fair = store.fair_batch(connection, waiting.channel_id, batch, places, SMALL)
+            files = store.claim_files(connection, token, waiting.channel_id, fair)
             if not files:
                 store.release(connection, token)
                 return None
@@ -182,6 +185,13 @@ class ClaimingAgent(Agent):
         # A daemon thread: one that hangs in a system call must not keep the process from ending.
         threading.Thread(target=self._work, args=(place,), name=f"{self.kind}-{token}", daemon=True).start()
         return True
+
+    def _places_for(self, waiting: Waiting, limits: store.Limits) -> int:
+        """Return how many workers of this agent could begin on a channel now, this one among them."""
+        ours = sum(place.waiting.channel_id == waiting.channel_id for place in list(self._places.values()))
+        most = self.settings.workers - self.settings.workers // 4
+        bounds = [limits.channel, *(limits.elements.get(name, 0) for name in (waiting.source, waiting.target))]
+        return max(1, min([most, *(bound for bound in bounds if bound)]) - ours)
 
     def _work(self, place: Place) -> None:
         try:

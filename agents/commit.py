@@ -52,21 +52,22 @@ def take_turn(
     What the token no longer holds is left out, for it is another agent's now. With `leave` the place is given up where
     nothing is claimed.
     """
-    turn = store.Turn(connection, token, views)
-    taken = _take(turn, ended)
-    begun = time.monotonic()
-    ours = _write_catalog(turn, taken)
-    registering = (time.monotonic() - begun) / max(1, len(ours))
-    _write_further(turn, ours)
     with pipelined(connection):
+        folders = catalog.ask_folders(connection, [r.lfn for one in ended for r in one.changes.registrations])
+        turn = store.Turn(connection, token, views)
+        taken = _take(turn, ended)
+        begun = time.monotonic()
+        ours = _write_catalog(turn, taken, folders)
+        registering = (time.monotonic() - begun) / max(1, len(ours))
+        _write_further(turn, ours)
         turn.keep([one.outcome for one in ours])
         accounting.record(connection, [_record(one, registering, services.node) for one in ours])
         following = turn.claim(batch)
-    _mind_channel(turn, ours, services)
-    turn.hand_back([file.id for file in unworked])
-    if leave and not following:
-        turn.release()
-    return Turned(turn.settle(), Counter([one.outcome.state.value for one in ours]), following)
+        _mind_channel(turn, ours, services)
+        turn.hand_back([file.id for file in unworked])
+        if leave and not following:
+            turn.release()
+        return Turned(turn.settle(), Counter([one.outcome.state.value for one in ours]), following)
 
 
 def _take(turn: store.Turn, ended: Sequence[Ended]) -> list[Ended]:
@@ -107,10 +108,10 @@ def _write_further(turn: store.Turn, ended: Sequence[Ended]) -> None:
             )  # fmt: skip
 
 
-def _write_catalog(turn: store.Turn, ended: list[Ended]) -> list[Ended]:
+def _write_catalog(turn: store.Turn, ended: list[Ended], folders: catalog.Folders) -> list[Ended]:
     """Write the catalog's part; a registration that it refuses makes its file fail instead."""
     connection, changes = turn.connection, [one.changes for one in ended]
-    found = catalog.register(connection, [r for change in changes for r in change.registrations], turn.now)
+    found = catalog.register(connection, [r for change in changes for r in change.registrations], turn.now, folders)
     verified = [verified for change in changes for verified in change.verified]
     if verified:
         catalog.verified(connection, verified)

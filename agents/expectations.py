@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from datetime import datetime, timedelta
+
 from agents.attempt import INTERRUPTIONS, Attempt
 from dtscore.checksums import parse
 from dtscore.errors import (
     CatalogConflictError,
+    ChangedSinceQueuedError,
     ChecksumMismatchError,
     CredentialsError,
     FileMissingError,
@@ -13,6 +16,10 @@ from dtscore.errors import (
     SizeMismatchError,
     WorkError,
 )
+from storage.element import StorageElement
+
+_CLOCK_GRAIN = timedelta(milliseconds=1)
+"""Moments of change are rounded on their way: a file is taken as written later from here on."""
 
 
 def blame(error: WorkError) -> str:
@@ -52,6 +59,29 @@ def refuse_conflict(attempt: Attempt) -> None:
         f"the request declares {file.size or 'no'} bytes and {file.checksum or 'no checksum'}",
         'use another name, or say overwrite="yes"',
     )
+
+
+def refuse_changed(attempt: Attempt, origin: StorageElement, pfn: str) -> None:
+    """Raise ChangedSinceQueuedError when the source that the request names was written to after it was queued."""
+    operation = attempt.file.operation
+    since = operation.options.get("unmodified-since")
+    if since is None or origin.name != operation.source:
+        return
+    modified = origin.stat(pfn).modified
+    if modified is not None and modified > datetime.fromisoformat(since) + _CLOCK_GRAIN:
+        raise ChangedSinceQueuedError(
+            f"{pfn} on {origin.name} was written to at {modified:%Y-%m-%d %H:%M:%S.%f}Z, after it was queued",
+            "queue it again as it is now", element=origin.name,
+        )  # fmt: skip
+
+
+def may_have_changed(attempt: Attempt, origin: StorageElement, pfn: str) -> bool:
+    """Whether `refuse_changed` refuses the source, or it cannot be looked at: then it is tried alone, with others."""
+    try:
+        refuse_changed(attempt, origin, pfn)
+    except WorkError:
+        return True
+    return False
 
 
 def compare_size(attempt: Attempt, element: str, size: int) -> None:

@@ -16,13 +16,14 @@ from agents.base import Agent
 from agents.services import Services
 from catalog.quantities import longitude, night_of
 from dtscore.errors import DtsError
+from dtscore.monitoring import say
 from dtscore.names import check_lfn
 from imagebuilder import exposures
 from imagebuilder.cache import has_rows, open_frames
 from imagebuilder.camera import find_camera
 from imagebuilder.records import Due, Reservation
 from reqdb import store
-from reqdb.spec import BUILD, FileSpec, OperationSpec, RequestSpec
+from reqdb.spec import BUILD, FORWARD, TRANSFER, FileSpec, OperationSpec, RequestSpec
 
 log = structlog.get_logger()
 
@@ -58,7 +59,7 @@ class ExposureAgent(Agent):
         return summary
 
     def _submit(self, due: Due) -> Counter[str]:
-        if not due.detectors and not self._has_pixels(due):
+        if not due.detectors and due.version == 1 and not self._has_pixels(due):
             return Counter()
         lfn = check_lfn(self._lfn(due))
 
@@ -76,6 +77,7 @@ class ExposureAgent(Agent):
             return Counter()
         kind = "partial" if reserved.missing else "complete"
         log.info("exposure is due", exposure=due.exposure, version=reserved.version, lfn=lfn, kind=kind)
+        say(self.services.config, "exposure", exposure=due.exposure, camera=due.camera, state=f"due, {kind}", path=lfn)
         return Counter({kind: 1})
 
     def request(self, reserved: Reservation) -> RequestSpec:
@@ -85,7 +87,7 @@ class ExposureAgent(Agent):
         options = tuple((name, str(number)) for name, number in numbers)
         build = OperationSpec(BUILD, files, None, (settings.target,), reserved.node, options)
         steps = tuple(
-            OperationSpec(kind, files, settings.target if kind == "transfer" else None, targets)
+            OperationSpec(kind, files, settings.target if kind in (TRANSFER, FORWARD) else None, targets)
             for kind, targets in settings.then
         )
         # The moment of the reservation makes the name unique: a version that was abandoned is asked for once more.

@@ -13,6 +13,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import ExitStack
 from dataclasses import dataclass
+from datetime import datetime
 from pathlib import Path
 
 import structlog
@@ -66,6 +67,7 @@ class _Order:
 
     reserved: Reservation
     cards: Sequence[Card]
+    cards_at: datetime | None
     sums: Mapping[str, Mapping[str, tuple[BlockRange, ...]]]
 
 
@@ -99,9 +101,11 @@ class _Custody:
 def _events(reserved: Reservation, built: Built) -> list[tuple[str, str]]:
     what = f"exposure {reserved.exposure}, version {reserved.version}"
     events = [("built", f"{what}: {len(reserved.detectors)} detectors from shared memory")]
-    if reserved.supersedes:
-        added = ", ".join(reserved.detectors) or "nothing"
+    if reserved.supersedes and reserved.detectors:
+        added = ", ".join(reserved.detectors)
         events.append(("patched", f"{what} adds {added} and supersedes {reserved.supersedes}"))
+    elif reserved.supersedes:
+        events = [("revised", f"{what} has the metadata that were posted later and supersedes {reserved.supersedes}")]
     if reserved.missing:
         missing = ", ".join(reserved.missing)
         events.append(("partial", f"{what} lacks {missing}: VALIDA, VALIDB = F for what is missing"))
@@ -140,8 +144,8 @@ class BuildAgent(ClaimingAgent):
             assembled = assemble(camera, self._header(order), views, earlier=earlier)
             source, path = self._source(attempt, order.reserved, assembled, stack)
             landed = self._land(attempt, order.reserved, source, path)
-            self._draw_later(camera, order.reserved, views)
-        return self._finish(attempt, order.reserved, assembled, landed)
+            self._draw_later(camera, order.reserved, assembled.views)
+        return self._finish(attempt, order, assembled, landed)
 
     def _ordered(self, attempt: Attempt) -> _Order:
         """Return what is to be built, as the database says; StaleAssignmentError when nobody wants it any more."""
@@ -150,6 +154,7 @@ class BuildAgent(ClaimingAgent):
         try:
             with self.services.database.read() as connection:
                 reserved = exposures.reservation(connection, exposure, version, assignment)
+                cards_at = headers.newest(connection, exposure)  # first: what comes in between is revised once more
                 cards = headers.gather(connection, exposure)
                 frames = exposures.find(connection, exposure).frames
         except StateError as error:
@@ -160,14 +165,14 @@ class BuildAgent(ClaimingAgent):
                 f"not {attempt.file.lfn} on {self.services.node}",
                 f"see: dts-ib show {exposure}",
             )
-        return _Order(reserved, cards, {frame.detector: frame.blocks for frame in frames})
+        return _Order(reserved, cards, cards_at, {frame.detector: frame.blocks for frame in frames})
 
     def _views(self, order: _Order, camera: Camera) -> dict[str, FrameView]:
         """Map the frames of the exposure and prove them against the sums that were acknowledged to the camera."""
         reserved = order.reserved
         frames = open_frames(self._builder.cache_folder, reserved.exposure, reserved.assignment)
         lost = [name for name in reserved.detectors if name not in frames or not frames[name].whole]
-        if not lost and not has_rows(frames.values()):
+        if not lost and not reserved.supersedes and not has_rows(frames.values()):
             lost = [*reserved.detectors, *reserved.missing]
         if lost:
             self._abandon(reserved, lost)
@@ -261,7 +266,7 @@ class BuildAgent(ClaimingAgent):
 
         return land(job, guard=guard, progress=attempt.progress)
 
-    def _draw_later(self, camera: Camera, reserved: Reservation, views: Mapping[str, FrameView]) -> None:
+    def _draw_later(self, camera: Camera, reserved: Reservation, views: Sequence[FrameView]) -> None:
         """Have a picture drawn while the file is registered; at most one waits, for it keeps its pages in use."""
         if self._builder.previews is None:
             return
@@ -275,11 +280,11 @@ class BuildAgent(ClaimingAgent):
         super().close()
         self._artist.shutdown()
 
-    def _draw(self, folder: Path, camera: Camera, reserved: Reservation, views: Mapping[str, FrameView]) -> None:
+    def _draw(self, folder: Path, camera: Camera, reserved: Reservation, views: Sequence[FrameView]) -> None:
         """Write a picture of what was built; that it cannot be drawn is nobody's failure."""
         try:
             folder.mkdir(parents=True, exist_ok=True)
-            drawn = preview.png(preview.mosaic(camera, preview.of_frames(camera, views.values())))
+            drawn = preview.png(preview.mosaic(camera, preview.of_frames(camera, views)))
             (folder / f"{reserved.lfn.rpartition('/')[2].partition('.')[0]}.png").write_bytes(drawn)
         except Exception as error:
             log.warning("no preview", exposure=reserved.exposure, error=f"{type(error).__name__}: {error}")
@@ -294,15 +299,16 @@ class BuildAgent(ClaimingAgent):
         except DatabaseUnavailableError as error:
             log.debug("the assignment cannot be looked up; the commit will see", error=error.message)
 
-    def _finish(self, attempt: Attempt, reserved: Reservation, assembled: Assembled, landed: Landed) -> Achieved:
+    def _finish(self, attempt: Attempt, order: _Order, assembled: Assembled, landed: Landed) -> Achieved:
         """Ask for the registration, and for the exposure's part, in the transaction that ends the file."""
+        reserved = order.reserved
         ((algorithm, value),) = list(landed.checksums.items())[:1]
         checksum = str(Checksum(algorithm, value))
         violations = tuple(str(violation) for violation in assembled.violations)
         for violation in violations:
             log.warning("a header card breaks the dictionary", exposure=reserved.exposure, violation=violation)
         flags = assembled.flags
-        built = Built(landed.size, checksum, assembled.datasums, violations, flags)
+        built = Built(landed.size, checksum, assembled.datasums, violations, flags, order.cards_at)
         found = harvest(landed.head) or Metadata()
         noted = dataclasses.replace(found, flags=" ".join(flags) or None, supersedes=reserved.supersedes or None)
         attempt.changes.registrations.append(

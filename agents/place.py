@@ -16,6 +16,7 @@ from sqlalchemy.engine import Connection
 from agents.attempt import Attempt, DrainedError
 from agents.commit import Turned, take_turn, unwritable
 from agents.outcome import Ended, judge, judge_many
+from agents.telling import tell_turn
 from catalog import store as catalog
 from catalog.records import Entry
 from dtscore.errors import DatabaseUnavailableError, LeaseLostError
@@ -205,6 +206,7 @@ class Place:
         turned = self._services.persistently(transaction, self._must_end)
         self._left = claim and not turned.following
         self._agent.ended(turned.states)
+        tell_turn(self._services.config, self._agent.kind, ended, turned.states)
         if turned.ready:
             self._services.poke(turned.ready)
         return turned.following

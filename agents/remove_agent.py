@@ -20,7 +20,7 @@ class RemoveAgent(ClaimingAgent):
     def __init__(self, services: Services) -> None:
         """Take the grace of the trash from the configuration."""
         super().__init__(services)
-        self._remover = Remover(services.manager, services.database, services.config.trash.grace)
+        self._remover = Remover(services.manager, services.database, services.config.trash.grace, services.config)
 
     def perform(self, attempt: Attempt) -> Achieved:
         """Remove one replica, or all replicas of one file."""

@@ -15,11 +15,13 @@ import structlog
 from sqlalchemy.engine import Connection
 
 from agents.attempt import INTERRUPTIONS, Achieved, Attempt
+from agents.custody import vouching
 from agents.expectations import blame
 from agents.replica_manager import ReplicaManager
 from catalog import store as catalog
 from catalog.records import Entry, Trashed
 from catalog.removal import begin_removal
+from dtscore.config import Config
 from dtscore.database import Database, now
 from dtscore.errors import FileMissingError, LastCopyError, LeaseLostError, Scope, WorkError
 from dtscore.names import default_pfn
@@ -34,8 +36,11 @@ log = structlog.get_logger()
 class Remover:
     """Removes replicas of one file."""
 
-    def __init__(self, manager: ReplicaManager, database: Database, trash_grace: float) -> None:
-        """`trash_grace` is in seconds."""
+    def __init__(
+        self, manager: ReplicaManager, database: Database, trash_grace: float, config: Config | None = None
+    ) -> None:
+        """`trash_grace` is in seconds; with the configuration the next sites are asked what they hold."""
+        self._config = config
         self._manager = manager
         self._database = database
         self._grace = timedelta(seconds=trash_grace)
@@ -139,8 +144,23 @@ class Remover:
         passing = next((error for error in problems if not error.permanent), None)
         if passing is not None:
             raise passing
+        if problems and self._has_moved_on(attempt, entry):
+            return
         reasons = "; ".join(error.message for error in problems) or "there is none"
         raise LastCopyError(f"no other copy of {entry.lfn} could be proved right: {reasons}", "replicate it first")
+
+    def _has_moved_on(self, attempt: Attempt, entry: Entry) -> bool:
+        """Whether a next site has taken the file from where we had put it, and vouches that it holds good copies."""
+        if self._config is None:
+            return False
+        request_id = attempt.file.operation.request_id
+        sites = vouching(self._database, self._config, request_id, entry.lfn, entry.size, entry.checksum)
+        for replica in entry.replicas:
+            element = self._config.elements.get(replica.element)
+            if element is not None and element.options.get("remote") in sites and sites:
+                attempt.changes.marks = [mark for mark in attempt.changes.marks if mark[1] != replica.element]
+                attempt.changes.withdrawn.append((entry.lfn, replica.element))
+        return bool(sites)
 
     def _discard(self, attempt: Attempt, element_name: str, pfn: str, size: int) -> None:
         """Move one file to the element's trash, under a name that a later attempt at the same removal finds again."""

@@ -21,8 +21,11 @@ from agents.expectations import (
     compare_size,
     expected_checksums,
     expected_size,
+    may_have_changed,
+    refuse_changed,
     refuse_conflict,
 )
+from agents.queue_ways import wishes
 from catalog.metadata import harvest
 from catalog.records import Entry, Registration
 from dtscore.checksums import Checksum, parse
@@ -66,10 +69,10 @@ class ReplicaManager:
         self.elements = elements
         self._config = config
 
-    def element(self, name: str) -> StorageElement:
-        """Return a storage element; one that this site does not know is a permanent error of the file."""
+    def element(self, name: str, queue: str = "") -> StorageElement:
+        """Return a storage element, as a queue wishes it; one that this site does not know is a permanent error."""
         try:
-            return self.elements.get(name)
+            return self.elements.get(name, wishes(self._config, name, queue))
         except ConfigurationError as error:
             hint = f"{error.hint}; or, if it is new in dts.ini, restart the agents: they read it when they start"
             raise UnsupportedError(error.message, hint, element=name) from error
@@ -84,7 +87,7 @@ class ReplicaManager:
 
     def _from_best(self, attempt: Attempt, sources: Sequence[Source], errors: list[WorkError]) -> Achieved:
         """Copy from the first source that is good; `errors` are those of the sources tried before."""
-        target = self.element(attempt.file.target)
+        target = self.element(attempt.file.target, attempt.file.operation.queue)
         for source in sources:
             try:
                 landed = self._land(attempt, source, target)
@@ -123,11 +126,11 @@ class ReplicaManager:
     def _plan(self, attempt: Attempt) -> tuple[Source, Landing] | None:
         """Return how a file would land in a batch; None where it must land alone."""
         refuse_conflict(attempt)
-        target, sources = self.element(attempt.file.target), self.sources(attempt)
+        target, sources = self.element(attempt.file.target, attempt.file.operation.queue), self.sources(attempt)
         if not sources or not target.batches or not self._direct(sources[0].element, target.name):
             return None
         origin = self._source_element(sources[0].element)
-        if not origin.batches:
+        if not origin.batches or may_have_changed(attempt, origin, sources[0].pfn):
             return None
         job = self._job(attempt, origin, sources[0].pfn, target, default_pfn(attempt.file.lfn))
         return sources[0], Landing(job, attempt.guard, attempt.progress)
@@ -172,6 +175,7 @@ class ReplicaManager:
 
     def _land(self, attempt: Attempt, source: Source, target: StorageElement) -> Landed:
         origin = self._source_element(source.element)
+        refuse_changed(attempt, origin, source.pfn)
         if self._direct(source.element, target.name):
             return self._copy(attempt, origin, source.pfn, target, default_pfn(attempt.file.lfn))
         return self._two_hops(attempt, origin, source.pfn, target)
@@ -265,8 +269,7 @@ class ReplicaManager:
         pfn = file.pfn or default_pfn(file.lfn)
         element = self.element(file.target)
         before = element.stat(pfn)
-        size = before.size
-        compare_size(attempt, element.name, size)
+        compare_size(attempt, element.name, size := before.size)
         expected = expected_checksums(attempt)
         wanted = {parse(text).algorithm for text in expected} | {self.algorithm(attempt)}
         found = self.digest(attempt, element, pfn, before, wanted)

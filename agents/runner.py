@@ -21,9 +21,12 @@ from apscheduler.triggers.interval import IntervalTrigger
 
 from agents.base import Agent
 from agents.commit import expire
+from agents.deliver_agent import DeliverAgent
 from agents.exposure_agent import ExposureAgent
+from agents.forward_agent import ForwardAgent
 from agents.ib_agent import BuildAgent
 from agents.import_agent import ImportAgent
+from agents.queue_agent import QueueAgent
 from agents.register_agent import RegisterAgent
 from agents.remove_agent import RemoveAgent
 from agents.services import Services
@@ -37,7 +40,10 @@ from reqdb import store
 
 AGENTS: Mapping[str, type[Agent]] = {
     agent.kind: agent
-    for agent in (TransferAgent, RegisterAgent, RemoveAgent, VerifyAgent, ImportAgent, ExposureAgent, BuildAgent)
+    for agent in (
+        TransferAgent, RegisterAgent, RemoveAgent, VerifyAgent, DeliverAgent, ForwardAgent, QueueAgent, ImportAgent,
+        ExposureAgent, BuildAgent,
+    )
 }
 """All agents by name, as `dts-agent run NAME` takes them."""
 

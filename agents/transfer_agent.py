@@ -8,6 +8,7 @@ from collections.abc import Sequence
 
 from agents.attempt import Achieved, Attempt
 from agents.base import ClaimingAgent
+from agents.queue_ways import Paces
 from agents.services import Services
 from agents.sweeper import Sweeper
 from storage.batch import MANY
@@ -23,14 +24,18 @@ class TransferAgent(ClaimingAgent):
         """Begin with nothing to sweep."""
         super().__init__(services)
         self._sweeper = Sweeper(services)
+        self._paces = Paces(services.config)
 
     def perform(self, attempt: Attempt) -> Achieved:
         """Copy one file to its target, verified and landed."""
+        attempt.pace = self._paces.of(attempt.file.operation.queue)
         self._sweeper.note(attempt.file.target)
         return self.services.manager.transfer(attempt)
 
     def perform_many(self, attempts: Sequence[Attempt]) -> Sequence[Achieved | Exception | None]:
         """Copy files to their target, the small ones together."""
+        for attempt in attempts:
+            attempt.pace = self._paces.of(attempt.file.operation.queue)
         self._sweeper.note(attempts[0].file.target)
         return self.services.manager.transfer_many(attempts)
 

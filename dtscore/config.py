@@ -13,6 +13,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from dtscore.errors import ConfigurationError
+from dtscore.queueing import DeliverySettings, QueueSettings, RouteSettings
 
 CONFIG_VARIABLE = "DTS_CONFIG"
 
@@ -35,7 +36,7 @@ class DatabaseSettings:
 
 @dataclass(frozen=True, slots=True)
 class FolderSettings:
-    """A section that names one folder: spool, cache or run."""
+    """A section that names one folder: spool, cache, deliver or run."""
 
     folder: Path
 
@@ -145,6 +146,58 @@ class ImageBuilderSettings:
 
 
 @dataclass(frozen=True, slots=True)
+class DtsdSettings:
+    """The site's daemon; durations in seconds, sizes in bytes. No certificate: calls go over plain TCP."""
+
+    host: str
+    port: int
+    root: Path
+    users_file: Path
+    certificate_file: Path | None
+    key_file: Path | None
+    client_ca: Path | None
+    window: float
+    connections: int
+    patience: float
+    idle: float
+    call_limit: float
+    max_body: int
+    grace: float
+    data_host: str
+    data_port: int
+    data_address: str
+    data_tls: bool
+    transfers: int
+    streams: int
+    rate: int
+    monitor_port: int
+    monitor_watchers: int
+
+
+@dataclass(frozen=True, slots=True)
+class RemoteSettings:
+    """The daemon of another site and who we are there; `timeout` in seconds bounds a call."""
+
+    name: str
+    url: str
+    user: str
+    secret_file: Path | None
+    ca_file: Path | None
+    certificate_file: Path | None
+    key_file: Path | None
+    timeout: float
+
+
+@dataclass(frozen=True, slots=True)
+class DtsqSettings:
+    """The queueing program; `tokens` is None where token files go beside the files; durations in seconds."""
+
+    folder: Path
+    tokens: Path | None
+    remote_wait: float
+
+
+@dataclass(frozen=True, slots=True)
 class LogSettings:
     """Level, format (console or json) and file of the log; no file means standard error."""
 
@@ -197,12 +250,19 @@ class Config:
     timeout: TimeoutSettings
     trash: TrashSettings
     cache: FolderSettings
+    deliver: FolderSettings
     run: FolderSettings
     imagebuilder: ImageBuilderSettings
+    dtsd: DtsdSettings
+    dtsq: DtsqSettings
     log: LogSettings
     elements: Mapping[str, ElementSettings]
+    remotes: Mapping[str, RemoteSettings]
     own_agents: Mapping[str, AgentSettings]
     own_channels: Mapping[tuple[str, str], ChannelSettings]
+    queues: Mapping[str, QueueSettings]
+    routes: tuple[RouteSettings, ...]
+    deliveries: Mapping[str, DeliverySettings]
     rows: tuple[Row, ...] = field(repr=False)
 
     def agent(self, name: str) -> AgentSettings:

@@ -5,22 +5,25 @@ from __future__ import annotations
 import re
 import socket
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass, fields
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 from urllib.parse import quote
 
+from dtscore.builderloader import check_steps, read_imagebuilder
 from dtscore.config import (
     AgentSettings,
     AgentsSettings,
     ChannelSettings,
     Config,
     DatabaseSettings,
+    DtsdSettings,
+    DtsqSettings,
     ElementSettings,
     FolderSettings,
-    ImageBuilderSettings,
     LimitsSettings,
     LogSettings,
+    RemoteSettings,
     RetrySettings,
     Row,
     SiteSettings,
@@ -31,16 +34,20 @@ from dtscore.config import (
 from dtscore.errors import ConfigurationError, NameRefusedError, UsageError
 from dtscore.inifile import IniFile, nearest, read_ini
 from dtscore.names import check_element_name
-from dtscore.settings import AGENT_NAMES, SETTINGS, Setting, Value, fixed, template
+from dtscore.queueing import DELIVERY_VARIABLES
+from dtscore.queueloader import read_queueing
+from dtscore.settings import AGENT_NAMES, NAMED, SETTINGS, Setting, Value, fixed, template
 
 S = TypeVar("S")
 
 _PREFIX = "DTS_"
-_OTHER_VARIABLES = ("DTS_CONFIG", "DTS_DEBUG")
+_OTHER_VARIABLES = ("DTS_CONFIG", "DTS_DEBUG", *DELIVERY_VARIABLES)
 _SQLITE = "sqlite:///"
+_MAY_BE_EMPTY = (("log", "file"), ("dtsq", "tokens"))
 _URL_PASSWORD = re.compile(r"(://[^:/@]*:)[^@]*@")
 _SECRET_KEY = re.compile(r"(password|passphrase|secret|token|secret_key|access_key)\Z")
 _HIDDEN = "(hidden)"
+_LAST_PORT = 65535
 _PATH_ENDS = ("_file", "_folder", "known_hosts")  # options of storage elements that name something on this host
 
 
@@ -70,7 +77,13 @@ class _Source:
     def keys(self, section: str) -> dict[str, Setting]:
         """Return the settings that a section may hold."""
         head = section.partition(".")[0] if "." in section else ""
-        return template({"agent": "agent.NAME", "se": "se.NAME", "channel": "channel.SOURCE.TARGET"}.get(head, section))
+        if head == "channel":
+            return template("channel.SOURCE.TARGET")
+        return template(f"{head}.NAME" if head in NAMED else section)
+
+    def named(self, head: str) -> list[str]:
+        """Return the sections of a kind that the site names itself, in the order of the file."""
+        return [name for name in self.ini.sections if name.startswith(f"{head}.") and head in NAMED]
 
     def _take_file(self) -> None:
         for section, values in self.ini.sections.items():
@@ -86,17 +99,19 @@ class _Source:
     def _check_section(self, section: str) -> None:
         names = {setting.section for setting in SETTINGS if "." not in setting.section}
         place = self.ini.place(section)
-        if section.startswith("se."):
-            try:
-                check_element_name(section[3:])
-            except NameRefusedError as error:
-                raise ConfigurationError(f"{place}: {error.message}", error.hint) from error
-        elif section.startswith("agent."):
-            if section[6:] not in AGENT_NAMES:
+        head, _, name = section.partition(".")
+        own = {f"{word}.{name}" for word in NAMED} if name else set()
+        if head == "agent" and name:
+            if name not in AGENT_NAMES:
                 hint = nearest(section, [f"agent.{name}" for name in AGENT_NAMES])
-                raise ConfigurationError(f"{place}: there is no agent {section[6:]!r}", hint)
+                raise ConfigurationError(f"{place}: there is no agent {name!r}", hint)
+        elif head in NAMED and name:
+            try:
+                check_element_name(name)
+            except NameRefusedError as error:
+                raise ConfigurationError(f"{place}: [{section}]: {error.message}", error.hint) from error
         elif section not in names and section not in self.channels:
-            raise ConfigurationError(f"{place}: there is no section [{section}]", nearest(section, names))
+            raise ConfigurationError(f"{place}: there is no section [{section}]", nearest(section, names | own))
 
     def _take_environment(self, environment: Mapping[str, str]) -> None:
         variables = self._variables()
@@ -113,6 +128,7 @@ class _Source:
         """Return the name of the environment variable of every setting that may be given."""
         places = [(setting.section, setting.key) for setting in fixed()]
         places += [(f"agent.{name}", key) for name in AGENT_NAMES for key in template("agent.NAME")]
+        places += [(section, key) for head in NAMED for section in self.named(head) for key in self.keys(section)]
         places += [(section, key) for section in self.channels for key in template("channel.SOURCE.TARGET")]
         return {variable_name(section, key): (section, key) for section, key in places}
 
@@ -177,6 +193,26 @@ class _Reader:
             values[setting.key] = self._path(str(value)) if setting.kind == "path" else value
         return values
 
+    def names(self, head: str) -> list[str]:
+        """Return the sections of a kind that the site names itself, in the order of the file."""
+        return self.source.named(head)
+
+    def place(self, section: str, key: str) -> str:
+        """Return where a value was written."""
+        found = self.source.found.get((section, key))
+        return found.origin if found else self.source.ini.place(section)
+
+    def named(self, section: str) -> dict[str, Any]:
+        """Return the values of a section that the site names itself by key; a key without a default must be given."""
+        values: dict[str, Any] = {}
+        for setting in self.source.keys(section).values():
+            if setting.default is None and (section, setting.key) not in self.source.found:
+                place = self.source.ini.place(section)
+                raise ConfigurationError(f"{place}: [{section}] has no {setting.key}", f"add: {setting.key} = …")
+            value = self.value(setting, section, setting.default or "")
+            values[setting.key] = self._path(str(value)) if setting.kind == "path" else value
+        return values
+
     def _path(self, text: str) -> Path | None:
         return self.folder / Path(text).expanduser() if text else None
 
@@ -184,7 +220,7 @@ class _Reader:
         """Return a section as its dataclass."""
         values = self.section(name)
         for key in (f.name for f in fields(kind)):  # type: ignore[arg-type]
-            if values[key] is None and (name, key) != ("log", "file"):
+            if values[key] is None and (name, key) not in _MAY_BE_EMPTY:
                 raise ConfigurationError(f"[{name}] {key} is empty", "write a path or leave the key out")
         return kind(**values)
 
@@ -209,12 +245,19 @@ def build(path: Path, environment: Mapping[str, str], flags: Mapping[tuple[str, 
         timeout=reader.settings(TimeoutSettings, "timeout"),
         trash=reader.settings(TrashSettings, "trash"),
         cache=reader.settings(FolderSettings, "cache"),
+        deliver=reader.settings(FolderSettings, "deliver"),
         run=reader.settings(FolderSettings, "run"),
-        imagebuilder=_imagebuilder(reader, site),
+        imagebuilder=read_imagebuilder(reader.section("imagebuilder"), site),
+        dtsd=_dtsd(reader),
+        dtsq=reader.settings(DtsqSettings, "dtsq"),
         log=reader.settings(LogSettings, "log"),
-        elements={name: _element(reader, name, agents) for name in reader.source.elements},
+        remotes=(remotes := {name[7:]: _remote(reader, name) for name in reader.source.named("remote")}),
+        elements={name: _of_site(_element(reader, name, agents), remotes) for name in reader.source.elements},
         own_agents={name: _agent(reader, name, agents) for name in AGENT_NAMES if _has_own(reader, name)},
         own_channels=_channels(reader, agents),
+        queues=(queueing := read_queueing(reader, reader.source.elements)).queues,
+        routes=queueing.routes,
+        deliveries=queueing.deliveries,
         rows=tuple(reader.rows),
     )
     return _check(config)
@@ -239,54 +282,45 @@ def _database(reader: _Reader) -> DatabaseSettings:
     return DatabaseSettings(url)
 
 
-_FIELDS = {"camera": "", "night": "", "label": "", "exposure": 0, "program": "", "version": ""}
-_STEPS = ("transfer", "verify")
-
-
-def _imagebuilder(reader: _Reader, site: SiteSettings) -> ImageBuilderSettings:
-    """Return the image builder's settings; its storage elements are checked where they are known."""
-    values = reader.section("imagebuilder")
-    for key in ("node", "supervisor", "compress"):
-        values[key] = values[key] != "no"
-    for key in ("secret_file", "numbers_file", "cameras"):
+def _dtsd(reader: _Reader) -> DtsdSettings:
+    values = reader.section("dtsd")
+    for key in ("root", "users_file"):
         if values[key] is None:
-            raise ConfigurationError(f"[imagebuilder] {key} is empty", "write a path or leave the key out")
-    values["address"] = values["address"] or values["host"]
-    values["cache_folder"] = values["cache_folder"] or Path("/dev/shm") / f"dts-{_safe(site.name)}-{_safe(site.node)}"  # noqa: S108
-    values["then"] = tuple(_step(words.split()) for words in values["then"].split(",") if words.strip())
-    _check_lfn_template(values["lfn"])
-    for key, most in (("port", 65535), ("supervisor_port", 65535), ("block", 1 << 24), ("priority", 9)):
-        if values[key] > most:
-            raise ConfigurationError(f"[imagebuilder] {key} = {values[key]} is too large", f"the most is {most}")
-    return ImageBuilderSettings(**values)
+            raise ConfigurationError(f"[dtsd] {key} is empty", "write a path or leave the key out")
+    for key in ("port", "data_port", "monitor_port"):
+        if values[key] > _LAST_PORT:
+            raise ConfigurationError(f"[dtsd] {key} = {values[key]} is too large", f"the most is {_LAST_PORT}")
+    if (values["certificate_file"] is None) != (values["key_file"] is None):
+        raise ConfigurationError("[dtsd] certificate_file and key_file need each other", "make both: dtsd certificate")
+    values["data_host"] = values["data_host"] or values["host"]
+    values["data_address"] = values["data_address"] or values["data_host"]
+    values["data_tls"] = values["data_tls"] == "yes"
+    if (values["data_tls"] or values["client_ca"]) and values["certificate_file"] is None:
+        raise ConfigurationError("[dtsd] data_tls and client_ca need a certificate", "make one: dtsd certificate")
+    return DtsdSettings(**values)
 
 
-def _safe(name: str) -> str:
-    return re.sub(r"[^A-Za-z0-9_.-]", "_", name)
+def _remote(reader: _Reader, section: str) -> RemoteSettings:
+    values = reader.named(section)
+    if (values["certificate_file"] is None) != (values["key_file"] is None):
+        raise ConfigurationError(f"[{section}] certificate_file and key_file need each other", "name both or none")
+    if values["secret_file"] is not None and not values["user"]:
+        raise ConfigurationError(f"[{section}] has a secret_file, but no user", "add: user = NAME")
+    return RemoteSettings(section.partition(".")[2], **values)
 
 
-def _step(words: list[str]) -> tuple[str, tuple[str, ...]]:
-    kind, *targets = words
-    if kind not in _STEPS or not targets:
-        raise ConfigurationError(
-            f"[imagebuilder] then: {' '.join(words)!r} is not a step", f"write {' or '.join(_STEPS)} and where to"
-        )
-    return kind, tuple(targets)
-
-
-def _check_lfn_template(text: str) -> None:
-    """Refuse a template that would give two exposures, or two versions of one, the same name."""
-    place = f"[imagebuilder] lfn = {text}"
-    try:
-        text.format(**_FIELDS)
-    except (KeyError, ValueError, IndexError, AttributeError) as error:
-        known = ", ".join(f"{{{name}}}" for name in _FIELDS)
-        raise ConfigurationError(f"{place}: {error} is not a field", f"the fields are: {known}") from error
-    if not ("{label" in text or "{exposure" in text) or "{version" not in text or not text.startswith("/"):
-        raise ConfigurationError(
-            f"{place} does not name each version of each exposure",
-            "begin with '/', and use {label} or {exposure}, and {version}",
-        )
+def _of_site(element: ElementSettings, remotes: Mapping[str, RemoteSettings]) -> ElementSettings:
+    """Give an element of type dts the address that its remote names, unless it has a url of its own."""
+    name = element.options.get("remote")
+    if element.type != "dts" or not name or "url" in element.options:
+        return element
+    if name not in remotes:
+        hint = nearest(name, remotes) if remotes else f"add a section [remote {name}]"
+        raise ConfigurationError(f"[se.{element.name}] remote: there is no remote {name!r}", hint)
+    found = asdict(remotes[name])
+    del found["name"]
+    address = {key: f"{value:g} s" if key == "timeout" else str(value) for key, value in found.items() if value}
+    return replace(element, options={**element.options, **address})
 
 
 def _with_password(url: str, password: str) -> str:
@@ -344,4 +378,5 @@ def _check(config: Config) -> Config:
             f"[agents] lease {config.agents.lease:g} s is shorter than two heartbeats of {config.agents.heartbeat:g} s",
             "make lease at least three times heartbeat, or files are taken from living agents",
         )
+    check_steps(config)
     return config

@@ -18,7 +18,10 @@ _NO_DEFAULT_SECTION = "\0"
 
 @dataclass(frozen=True, slots=True)
 class IniFile:
-    """The content of one ini file: sections with their keys (lower case), and where each one stands."""
+    """The content of one ini file: sections with their keys (lower case), and where each one stands.
+
+    A section's name is written with dots, whether its heading has dots or blanks.
+    """
 
     path: Path
     sections: Mapping[str, Mapping[str, str]]
@@ -48,7 +51,20 @@ def read_ini(path: Path) -> IniFile:
         raise ConfigurationError(
             f"the configuration {path} is no ini file: {said}", "write [section] and key = value"
         ) from error
-    return IniFile(path, {name: dict(parser.items(name)) for name in parser.sections()}, _lines(text))
+    sections: dict[str, dict[str, str]] = {}
+    lines = _lines(text)
+    for head in parser.sections():
+        name = dotted(head)
+        if name in sections:
+            where = f"{path}:{lines.get((name, ''), 0)}"
+            raise ConfigurationError(f"{where}: the section [{name}] stands twice, as [{head}] too", "keep one of them")
+        sections[name] = dict(parser.items(head))
+    return IniFile(path, sections, lines)
+
+
+def dotted(head: str) -> str:
+    """Return the name of a section: blanks in its heading stand for dots, `[queue des]` is `[queue.des]`."""
+    return ".".join(head.split())
 
 
 def _lines(text: str) -> dict[tuple[str, str], int]:
@@ -56,7 +72,7 @@ def _lines(text: str) -> dict[tuple[str, str], int]:
     section = ""
     for number, line in enumerate(text.splitlines(), start=1):
         if head := _SECTION.match(line):
-            section = head["name"]
+            section = dotted(head["name"])
             found.setdefault((section, ""), number)
         elif key := _KEY.match(line):
             found.setdefault((section, key["name"].strip().lower()), number)

@@ -2,58 +2,15 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal
+from dtscore.setting import Setting, Value
+from dtscore.settings_queueing import QUEUEING
 
-from dtscore.errors import UsageError
-from dtscore.units import parse_duration, parse_size
+__all__ = ["AGENT_NAMES", "NAMED", "SETTINGS", "Setting", "Value", "fixed", "template"]
 
-Kind = Literal["text", "url", "path", "count", "duration", "size", "choice"]
-Value = str | int | float
-
-AGENT_NAMES = ("import", "transfer", "register", "remove", "verify", "exposure", "build")
+AGENT_NAMES = (
+    "import", "transfer", "register", "remove", "verify", "deliver", "forward", "queue", "exposure", "build",
+)  # fmt: skip
 """Agents that may have a section [agent.NAME]."""
-
-
-@dataclass(frozen=True, slots=True)
-class Setting:
-    """One key of the configuration; `default` is written as in the file, and None means that the key must be given.
-
-    `minimum` bounds counts, durations (s) and sizes (bytes); `choices` are the words of a choice.
-    """
-
-    section: str
-    key: str
-    kind: Kind
-    default: str | None
-    doc: str
-    minimum: float = 0
-    choices: tuple[str, ...] = ()
-
-    def parse(self, text: str) -> Value:
-        """Return the typed value of `text`; raise UsageError, which says what was expected."""
-        if self.kind == "choice":
-            if text not in self.choices:
-                raise UsageError(
-                    f"{text!r} is not one of {', '.join(self.choices)}", f"choose: {' or '.join(self.choices)}"
-                )
-            return text
-        if self.kind in ("text", "url", "path"):
-            return text
-        value = _NUMBERS[self.kind](text)
-        if value < self.minimum:
-            raise UsageError(f"{text!r} is too small", f"the least is {self.minimum:g}")
-        return value
-
-
-def _parse_count(text: str) -> int:
-    digits = text.strip().replace(",", "")
-    if not (digits.isascii() and digits.isdigit()):
-        raise UsageError(f"{text!r} is not a whole number", "write digits only, comments on a line of their own")
-    return int(digits)
-
-
-_NUMBERS = {"count": _parse_count, "duration": parse_duration, "size": parse_size}
 
 SETTINGS: tuple[Setting, ...] = (
     Setting("site", "name", "text", "dts", "Name of this installation, shown in listings and logs."),
@@ -110,7 +67,15 @@ SETTINGS: tuple[Setting, ...] = (
     Setting("timeout", "per_mb", "duration", "2 s", "Further time for each MB (1,000,000 bytes) of the file.", 0),
     Setting("trash", "grace", "duration", "7 d", "How long a removed replica stays in the trash.", 0),
     Setting("cache", "folder", "path", "var/cache", "Folder for copies that need two hops."),
+    Setting(
+        "deliver", "folder", "path", "var/delivered", "Folder for copies where no [delivery NAME] is named."
+    ),
     Setting("run", "folder", "path", "var/run", "Folder for poke sockets and pid files."),
+    Setting("dtsq", "folder", "path", "var/dtsq", "Folder for what dtsq was asked for and has not ended, and its log."),
+    Setting("dtsq", "tokens", "path", "", "Folder for token files, NAME.dtsq; empty: beside the file itself."),
+    Setting(
+        "dtsq", "remote_wait", "duration", "50 ms", "How long dtsq waits for a word of the site that its queue feeds."
+    ),
     Setting(
         "imagebuilder",
         "node",
@@ -180,7 +145,7 @@ SETTINGS: tuple[Setting, ...] = (
         "then",
         "text",
         "",
-        "Further steps of each file, such as: transfer archive, verify archive.",
+        "Further steps of each file: transfer archive, verify archive, deliver archive, queue des.",
     ),
     Setting(
         "imagebuilder", "compress", "choice", "no", "Whether files are Rice-compressed (.fits.fz).", 0, ("no", "rice")
@@ -195,6 +160,7 @@ SETTINGS: tuple[Setting, ...] = (
         "Least severe message that is logged.",
         0,
         ("debug", "info", "warning", "error"),
+        live=True,
     ),
     Setting(
         "log",
@@ -206,16 +172,61 @@ SETTINGS: tuple[Setting, ...] = (
         ("console", "json"),
     ),
     Setting("log", "file", "path", "", "Log file; empty: standard error."),
-    Setting("se.NAME", "type", "text", None, "Kind of the storage element: file, sftp or fsspec."),
+    Setting("dtsd", "host", "text", "127.0.0.1", "Address on which the daemon listens; off loopback TLS is required."),
+    Setting("dtsd", "port", "count", "7740", "TCP port of calls; 0: any free one."),
+    Setting("dtsd", "root", "path", "data", "The folder that callers see; no path leads out of it."),
+    Setting("dtsd", "users_file", "path", "etc/dtsd.users", "File of mode 0600 with the users, NAME ROLE SECRET each."),
+    Setting("dtsd", "certificate_file", "path", "", "The daemon's certificate (PEM); with it, calls go over TLS."),
+    Setting("dtsd", "key_file", "path", "", "Private key of the certificate, a file of mode 0600."),
+    Setting(
+        "dtsd",
+        "client_ca",
+        "path",
+        "",
+        "Certificates (PEM) that client certificates are checked against; a client's CN is its user. Empty: none.",
+    ),
+    Setting("dtsd", "window", "duration", "300 s", "How far the clocks of caller and daemon may be apart.", 1),
+    Setting("dtsd", "connections", "count", "128", "Connections served at once; more wait, then are told 503.", 1),
+    Setting(
+        "dtsd", "patience", "duration", "20 s", "Within so long a request must have come whole.", 0.1, live=True
+    ),
+    Setting("dtsd", "idle", "duration", "60 s", "A connection without a call for so long is closed.", 0.1, live=True),
+    Setting("dtsd", "call_limit", "duration", "1 h", "How long a call may work at most.", 0.1, live=True),
+    Setting("dtsd", "max_body", "size", "4 MiB", "Largest body of a call.", 1024, live=True),
+    Setting("dtsd", "grace", "duration", "30 s", "How long calls may take to finish after SIGTERM or for a restart."),
+    Setting("dtsd", "data_host", "text", "", "Address on which data connections are taken; empty: as host."),
+    Setting("dtsd", "data_port", "count", "7741", "TCP port of data connections; 0: any free one."),
+    Setting("dtsd", "data_address", "text", "", "Address at which others reach data_host; empty: as data_host."),
+    Setting(
+        "dtsd", "data_tls", "choice", "no", "Whether data goes over TLS too, with that certificate.", 0, ("yes", "no")
+    ),
+    Setting("dtsd", "transfers", "count", "32", "Transfers at once at most; more are refused for the moment.", 1),
+    Setting("dtsd", "streams", "count", "16", "Data connections of one transfer at most.", 1),
+    Setting("dtsd", "rate", "size", "0", "Bytes a second that the site sends at most, all transfers together; 0: any."),
+    Setting("dtsd", "monitor_port", "count", "7742", "TCP port on which watchers attach; 0: any free one."),
+    Setting("dtsd", "monitor_watchers", "count", "32", "Watchers that are served at once.", 1),
+    Setting("remote.NAME", "url", "url", None, "Where that site's daemon is: https://HOST:7740/RPC2."),
+    Setting("remote.NAME", "user", "text", "", "Who we are there."),
+    Setting("remote.NAME", "secret_file", "path", "", "File of mode 0600 with our secret there; empty: none."),
+    Setting("remote.NAME", "ca_file", "path", "", "Certificates that are trusted there; empty: the system's."),
+    Setting("remote.NAME", "certificate_file", "path", "", "Our client certificate (PEM), instead of a secret."),
+    Setting("remote.NAME", "key_file", "path", "", "Private key of our client certificate, a file of mode 0600."),
+    Setting("remote.NAME", "timeout", "duration", "60 s", "How long a call there may take.", 0.1),
+    Setting("se.NAME", "type", "text", None, "Kind of the storage element: file, sftp, fsspec or dts."),
     Setting("se.NAME", "limit", "count", None, "As agents.element_limit, for this storage element alone.", 1),
+    *QUEUEING,
     Setting("channel.SOURCE.TARGET", "limit", "count", None, "As agents.channel_limit, for this channel alone.", 1),
 )
 """All settings. In [se.NAME] every further key is an option of the storage element's type."""
 
 
+NAMED = tuple(dict.fromkeys(one.section.partition(".")[0] for one in SETTINGS if one.section.endswith(".NAME")))
+"""The first words of sections that a site names itself, such as [queue des], which is the same as [queue.des]."""
+
+
 def fixed() -> tuple[Setting, ...]:
     """Return the settings of sections with a fixed name, which all have a default."""
-    return tuple(setting for setting in SETTINGS if setting.default is not None)
+    return tuple(setting for setting in SETTINGS if "." not in setting.section)
 
 
 def template(section: str) -> dict[str, Setting]:

@@ -13,7 +13,7 @@ from reqdb import models
 
 @dataclass(frozen=True, slots=True)
 class ChannelBacklog:
-    """The files in ToDo on one channel; '' for a storage element or node is any."""
+    """The files in ToDo on one channel; '' for a storage element or node is any, and for a queue none."""
 
     type: str
     source: str
@@ -21,6 +21,8 @@ class ChannelBacklog:
     node: str
     rests_until: datetime | None
     error: str
+    queue: str
+    paused: bool
     files: int
 
 
@@ -28,11 +30,12 @@ def ready_by_channel(connection: Connection) -> list[ChannelBacklog]:
     """Return the channels with files in ToDo."""
     channels, files = models.channels, models.files
     columns = (channels.c.type, channels.c.source, channels.c.target, channels.c.node, channels.c.rests_until)
+    further = (channels.c.error, channels.c.queue, channels.c.paused)
     query = (
-        sa.select(*columns, channels.c.error, sa.func.count().label("files"))
+        sa.select(*columns, *further, sa.func.count().label("files"))
         .select_from(files.join(channels, files.c.channel_id == channels.c.id))
         .where(files.c.state == sa.literal_column("'ToDo'"))
-        .group_by(channels.c.id, *columns, channels.c.error)
+        .group_by(channels.c.id, *columns, *further)
         .order_by(channels.c.id)
     )
     return [ChannelBacklog(*row) for row in connection.execute(query)]

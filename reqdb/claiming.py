@@ -47,6 +47,7 @@ class OperationView:
     targets: tuple[str, ...]
     options: Mapping[str, str]
     request_name: str
+    queue: str = ""
 
 
 @dataclass(frozen=True, slots=True)
@@ -76,25 +77,32 @@ class Limits:
 def release(connection: Connection, token: int, now: datetime | None = None, tally: Tally | None = None) -> None:
     """Give up a place: what it still holds goes back to ToDo, and its token is worth nothing from now on.
 
-    The place goes first: whoever is about to claim for it waits here, and finds it gone. `tally` is settled by
-    whoever gives it.
+    `tally` is settled by whoever gives it.
     """
-    files = models.files
-    connection.execute(sa.delete(models.claims).where(models.claims.c.id == token))
     counted = tally or Tally(connection, now or database_now(connection))
-    statement = (
-        sa.update(files)
-        .where(files.c.token == token, files.c.state == sa.literal_column("'Running'"))
-        .values(state=State.TODO.value, token=None)
-        .returning(*MOVED)
-    )
-    counted.move_rows(connection.execute(statement).all(), State.RUNNING, State.TODO)
+    release_all(connection, (token,), counted)
     if tally is None:
         counted.settle()
 
 
+def release_all(connection: Connection, tokens: Sequence[int], tally: Tally) -> None:
+    """Give up places; the caller settles the tally.
+
+    The places go first: whoever is about to claim for one waits here, and finds it gone.
+    """
+    files = models.files
+    connection.execute(sa.delete(models.claims).where(models.claims.c.id.in_(tokens)))
+    statement = (
+        sa.update(files)
+        .where(files.c.token.in_(tokens), files.c.state == sa.literal_column("'Running'"))
+        .values(state=State.TODO.value, token=None)
+        .returning(*MOVED)
+    )
+    tally.move_rows(connection.execute(statement).all(), State.RUNNING, State.TODO)
+
+
 def waiting_channels(connection: Connection, kind: str, *, node: str) -> list[Waiting]:
-    """Return the channels of a kind that have files in ToDo and do not rest.
+    """Return the channels of a kind that have files in ToDo, do not rest and are of no queue that is held.
 
     The highest priority comes first, then the one that was not served for the longest time.
     """
@@ -109,14 +117,14 @@ def waiting_channels(connection: Connection, kind: str, *, node: str) -> list[Wa
     now = database_now(connection)
     rested = sa.or_(channels.c.rests_until.is_(None), channels.c.rests_until <= now)
     ours = (channels.c.type == kind, channels.c.node.in_(("", node)))
-    query = sa.select(channels, top.label("top")).where(*ours, rested)
+    query = sa.select(channels, top.label("top")).where(*ours, rested, channels.c.paused.is_(False))
     rows = [row for row in connection.execute(query) if row.top is not None]
     rows.sort(key=lambda row: (-row.top, row.served_at is not None, row.served_at))
     return [Waiting(row.id, row.source, row.target, row.top, row.failures > 0) for row in rows]
 
 
 def take_place(connection: Connection, agent_id: int, waiting: Waiting, limits: Limits) -> int | None:
-    """Take a place on a channel; return its token, or None when a limit is reached or the channel rests.
+    """Take a place on a channel; return its token, or None when a limit is reached, or the channel rests or is held.
 
     A channel that is being probed after an outage has one place only. An agent whose lease was lost gets none.
     """
@@ -129,9 +137,9 @@ def take_place(connection: Connection, agent_id: int, waiting: Waiting, limits: 
     shared = connection.execute(sa.select(channels).where(sharing).order_by(channels.c.id).with_for_update()).all()
     now = database_now(connection)
     ours = next(row for row in shared if row.id == waiting.channel_id)
-    places = sa.select(channels.c.id, channels.c.source, channels.c.target)
+    places = sa.select(channels)
     taken = connection.execute(places.join(claims, claims.c.channel_id == channels.c.id)).all()
-    if (ours.rests_until and ours.rests_until > now) or _is_full(ours, taken, limits, names):
+    if ours.paused or (ours.rests_until and ours.rests_until > now) or _is_full(ours, taken, limits, names):
         return None
     connection.execute(sa.update(channels).where(channels.c.id == ours.id).values(served_at=now))
     values = {"agent_id": agent_id, "channel_id": ours.id, "claimed_at": now}
@@ -141,10 +149,16 @@ def take_place(connection: Connection, agent_id: int, waiting: Waiting, limits: 
 
 def _is_full(ours: Any, taken: Sequence[Any], limits: Limits, names: Sequence[str]) -> bool:
     """Return whether the places taken (one row for each, with its channel) reach a limit."""
-    channel_limit = 1 if ours.failures > 0 else limits.channel
-    if channel_limit and sum(row.id == ours.id for row in taken) >= channel_limit:
+    if ours.failures > 0 and any(row.id == ours.id for row in taken):
+        return True
+    if limits.channel and sum(_is_same_way(row, ours) for row in taken) >= limits.channel:
         return True
     return any(sum(name in (row.source, row.target) for row in taken) >= limits.elements[name] for name in names)
+
+
+def _is_same_way(one: Any, other: Any) -> bool:
+    """Whether two channels are one but for their queues: they share its limit."""
+    return all(getattr(one, name) == getattr(other, name) for name in ("type", "source", "target", "node"))
 
 
 def claim_files(connection: Connection, token: int, channel_id: int, batch: int) -> list[ClaimedFile]:
@@ -161,6 +175,35 @@ def claim_files(connection: Connection, token: int, channel_id: int, batch: int)
     return claimed
 
 
+def fair_batch(connection: Connection, channel_id: int, most: int, places: int, small: int) -> int:
+    """Return how many files a place should claim first, so that `places` places get equal parts of what waits.
+
+    It is `most` where all files are known to have at most `small` bytes: to take them together costs less than to wait.
+    """
+    if most <= 1 or places <= 1:
+        return most
+    values = {"of_channel": channel_id, "batch": most * places, "small": small}
+    ((waiting, large),) = _WAITING_SIZES.run(connection, values)
+    return max(1, min(most, -(-waiting // places))) if large else most
+
+
+def _sizes_query(_postgres: bool) -> sa.Select[Any]:
+    files = models.files
+    first = (
+        sa.select(files.c.size)
+        .where(files.c.channel_id == sa.bindparam("of_channel", type_=sa.BigInteger))
+        .where(files.c.state == sa.literal_column("'ToDo'"))
+        .order_by(files.c.priority.desc(), files.c.id)
+        .limit(sa.bindparam("batch", type_=sa.Integer))
+        .subquery("first")
+    )
+    small = first.c.size <= sa.bindparam("small", type_=sa.BigInteger)
+    return sa.select(sa.func.count(), sa.func.count() - sa.func.count(sa.case((small, 1)))).select_from(first)
+
+
+_WAITING_SIZES = Prepared(_sizes_query)
+
+
 @dataclass(frozen=True, slots=True)
 class HeldPlace:
     """A place that its agent holds until the end of this transaction at least, and the moment of asking."""
@@ -169,6 +212,7 @@ class HeldPlace:
     channel_id: int
     target: str
     failures: int
+    paused: bool
     now: datetime
 
 
@@ -177,13 +221,13 @@ def find_place(connection: Connection, token: int) -> HeldPlace | None:
     found = _FIND_PLACE.run(connection, {"mine": token})
     if not found:
         return None
-    channel_id, target, failures, moment = found[0]
-    return HeldPlace(token, channel_id, target, failures, read_clock(moment))
+    channel_id, target, failures, paused, moment = found[0]
+    return HeldPlace(token, channel_id, target, failures, bool(paused), read_clock(moment))
 
 
 def _place_query(postgres: bool) -> sa.Select[Any]:
     claims, channels = models.claims, models.channels
-    query = sa.select(channels.c.id, channels.c.target, channels.c.failures, clock(postgres))
+    query = sa.select(channels.c.id, channels.c.target, channels.c.failures, channels.c.paused, clock(postgres))
     query = query.join(claims, claims.c.channel_id == channels.c.id)
     query = query.where(claims.c.id == sa.bindparam("mine", type_=sa.BigInteger))
     return query.with_for_update(read=True, key_share=True, of=claims)
@@ -226,8 +270,11 @@ def claim_for(
 ) -> list[ClaimedFile]:
     """Claim for a place that was found in this transaction; whoever gives the tally settles it.
 
-    `views` holds the operations that were read before, and gets those that are new: they never change.
+    `views` holds the operations that were read before, and gets those that are new: they never change. Nothing is
+    claimed for a queue that was paused meanwhile.
     """
+    if place.paused:
+        return []
     values = {"mine": place.token, "of_channel": place.channel_id, "batch": batch}
     rows = _CLAIM.run(connection, values)
     if is_postgres(connection):
@@ -248,7 +295,7 @@ def _views_query(postgres: bool) -> sa.Select[Any]:
     operations, requests = models.operations, models.requests
     columns = [operations.c[name] for name in ("id", "request_id", "type", "source", "targets")]
     options = sa.cast(operations.c.options, sa.Text)
-    query = sa.select(*columns, options, requests.c.owner, requests.c.name)
+    query = sa.select(*columns, options, requests.c.owner, requests.c.name, requests.c.queue)
     query = query.join(requests, requests.c.id == operations.c.request_id)
     return query.where(operations.c.id == sa.bindparam("number", type_=sa.BigInteger))
 
@@ -261,7 +308,8 @@ def _read_views(connection: Connection, operation_ids: Collection[int], views: d
         return
     with pipelined(connection):
         answers = [_VIEW.start(connection, {"number": number}) for number in sorted(operation_ids)]
-    for ((number, request_id, kind, source, targets, options, owner, name),) in [answer() for answer in answers]:
+    for (row,) in [answer() for answer in answers]:
+        number, request_id, kind, source, targets, options, owner, name, queue = row
         views[number] = OperationView(
-            number, request_id, kind, owner, source or "", tuple(targets.split()), json.loads(options), name
+            number, request_id, kind, owner, source or "", tuple(targets.split()), json.loads(options), name, queue
         )

@@ -15,11 +15,12 @@ from dtscore.database import now as database_now
 from dtscore.errors import UsageError
 from dtscore.poke import poke
 from dtscore.units import parse_duration
-from reqdb import cli_print, reading, store
+from reqdb import cli_print, queues, reading, store
 from reqdb.cli_watch import follow, follow_all
-from reqdb.explain import SiteLimits, explain
+from reqdb.explain import explain, limits_of
+from reqdb.history import whole_history
 from reqdb.jdl import read_any
-from reqdb.spec import OPERATION_TYPES, RequestSpec
+from reqdb.spec import RequestSpec
 from reqdb.states import State
 from reqdb.xml import Limits, read_request, schema_text, write_request
 
@@ -71,7 +72,7 @@ def submit(session: command.Session, files: tuple[str, ...], owner: str | None, 
     origins = ["stdin" if file == "-" else f"file:{Path(file).name}" for file in files]
     submitted = session.database.run(
         lambda connection: [
-            store.submit(connection, spec, owner=user, origin=origin)
+            queues.submit_open(connection, spec, owner=user, origin=origin)
             for spec, origin in zip(specs, origins, strict=True)
         ]
     )
@@ -110,13 +111,18 @@ def login() -> str:
 @command.options
 @click.option("--state", type=STATES, help="Only requests in this state.")
 @click.option("--owner", help="Only requests of this owner.")
+@click.option("--queue", help="Only requests of this queue.")
 @click.option("--limit", type=click.IntRange(1), default=50, show_default=True, help="Most requests to list.")
 @click.option("--before", type=click.IntRange(1), metavar="NUMBER", help="Only older requests: the next page.")
-def list_(session: command.Session, state: str | None, owner: str | None, limit: int, before: int | None) -> None:
+def list_(
+    session: command.Session, state: str | None, owner: str | None, queue: str | None, limit: int, before: int | None
+) -> None:
     """List requests, newest first."""
     wanted = State(state) if state else None
     with session.database.read() as connection:
-        lines = reading.list_requests(connection, state=wanted, owner=owner, limit=limit, before_id=before)
+        lines = reading.list_requests(
+            connection, state=wanted, owner=owner, queue=queue, limit=limit, before_id=before
+        )
     cli_print.requests(lines, limit, json=session.json)
 
 
@@ -171,22 +177,20 @@ def watch(
 @click.argument("request_id", metavar="ID")
 def explain_(session: command.Session, request_id: str) -> None:
     """Explain why each file of a request waits, or failed, and what would move it on."""
-    limits = _site_limits(session)
+    limits = limits_of(session.config)
     with session.database.read() as connection:
         number = store.find_request(connection, request_id)
         explanation = explain(connection, number, now=database_now(connection), limits=limits)
     cli_print.explanation(explanation, json=session.json)
 
 
-def _site_limits(session: command.Session) -> SiteLimits:
-    config = session.config
-    return SiteLimits(
-        channel=lambda source, target: config.channel(source, target).limit,
-        elements={name: element.limit for name, element in config.elements.items()},
-        workers={kind: config.agent(kind).workers for kind in OPERATION_TYPES},
-        attempts=config.retry.attempts,
-        nodes={name: element.options.get("node", "") for name, element in config.elements.items()},
-    )
+@main.command(epilog=examples("dts-request history 12"))
+@command.options
+@click.argument("request_id", metavar="ID")
+def history(session: command.Session, request_id: str) -> None:
+    """Show what became of a request and its files over all queues and sites, asking the next sites."""
+    nodes = whole_history(session.database, session.config, request_id)
+    cli_print.history(nodes, json=session.json)
 
 
 @main.command(epilog=examples("dts-request cancel 12"))

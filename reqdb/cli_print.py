@@ -8,7 +8,7 @@ import sys
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, fields
-from datetime import datetime
+from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any, BinaryIO
 
@@ -18,6 +18,7 @@ from dtscore.command import cell, note, print_json, table
 from dtscore.errors import UsageError
 from dtscore.units import show_size
 from reqdb.explain import Explanation
+from reqdb.history import Node
 from reqdb.scene import files_word
 from reqdb.spec import RequestSpec
 from reqdb.store import Changed, Submitted
@@ -86,7 +87,7 @@ def _facts(view: RequestView) -> Iterator[tuple[str, object]]:
         "bytes": show_size(view.bytes_done) if view.percent_bytes is None else f"{view.percent_bytes:.1f} %: {size}",
         "not before": view.not_before, "deadline": view.deadline, "submitted": view.submitted_at,
         "started": view.started_at, "finished": view.finished_at, "cancelled": view.cancelled_at,
-        "cancelled by": view.cancelled_by, "from": view.origin,
+        "cancelled by": view.cancelled_by, "from": view.origin, "queue": view.queue,
     }  # fmt: skip
     yield from ((name, value) for name, value in facts.items() if value not in (None, ""))
 
@@ -173,6 +174,37 @@ def output(path: Path | None) -> Iterator[BinaryIO]:
         raise UsageError(f"{path} cannot be written: {error.strerror or error}", "check the folder") from error
     finally:
         part.unlink(missing_ok=True)
+
+
+def history(nodes: Sequence[Node], *, json: bool) -> None:
+    """Print the requests of a history, each below the one that handed over to it."""
+    if json:
+        print_json([node.as_dict() for node in nodes])
+        return
+    depths: list[int] = []
+    for node in nodes:
+        depths.append(depths[node.parent] + 1 if node.parent >= 0 else 0)
+        indent = "  " * depths[-1]
+        queue = f" queue {node.queue}" if node.queue else ""
+        click.echo(f"{indent}{'└ ' if depths[-1] else ''}{node.site}{queue}: request {node.request} ({node.name})")
+        for line in _node_lines(node):
+            click.echo(f"{indent}    {line}")
+
+
+def _node_lines(node: Node) -> Iterator[str]:
+    if node.error:
+        yield f"not known: {node.error}"
+        return
+    if node.parent < 0 and node.came:
+        yield f"came from {' → '.join(node.came)}"
+    until = f", ended {_second(node.finished)}" if node.finished else ""
+    counts = f"{node.done} of {node.files} done, {node.failed} failed"
+    yield f"{node.state}, {counts}; submitted {_second(node.submitted)}{until}"
+    yield from node.steps
+
+
+def _second(moment: float) -> str:
+    return datetime.fromtimestamp(moment, UTC).strftime("%Y-%m-%d %H:%M:%SZ")
 
 
 def write_json(spec: RequestSpec, stream: BinaryIO) -> None:

@@ -10,14 +10,16 @@ from datetime import datetime
 
 from sqlalchemy.engine import Connection
 
+from dtscore.config import Config
 from reqdb.explain_ended import ended_reasons
 from reqdb.explain_queued import queued_reasons
 from reqdb.explain_ready import running_reasons, todo_reasons
 from reqdb.queries import counts_of
 from reqdb.scene import Reason, SiteLimits, set_up
+from reqdb.spec import OPERATION_TYPES
 from reqdb.views import Counts
 
-__all__ = ["Explanation", "Reason", "SiteLimits", "explain"]
+__all__ = ["Explanation", "Reason", "SiteLimits", "explain", "limits_of"]
 
 _NO_LIMITS = SiteLimits()
 
@@ -36,6 +38,17 @@ class Explanation:
     deadline: datetime | None
     counts: Counts
     reasons: tuple[Reason, ...]
+
+
+def limits_of(config: Config) -> SiteLimits:
+    """Return what the site's configuration says about places."""
+    return SiteLimits(
+        channel=lambda source, target: config.channel(source, target).limit,
+        elements={name: element.limit for name, element in config.elements.items()},
+        workers={kind: config.agent(kind).workers for kind in OPERATION_TYPES},
+        attempts=config.retry.attempts,
+        nodes={name: element.options.get("node", "") for name, element in config.elements.items()},
+    )
 
 
 def explain(

@@ -23,6 +23,10 @@ _CURES = {
     "no-source": "bring back a good replica; see dts-catalog replicas LFN",
     "frames-missing": "nothing to cure here: the camera sends the frames again, and a new request builds them",
     "stale-assignment": "nothing to cure here: see what became of it with dts-ib show EXPOSURE",
+    "changed-since-queued": "queue the file once more, as it is now",
+    "delivery-rejected": "see why the delivery's program refuses it",
+    "delivery-failed": "see what the delivery's program says",
+    "handover-refused": "see what the next site says",
     "deadline": "nothing to cure, the deadline is lifted",
 }
 """What to do, for each class of error, before trying again."""

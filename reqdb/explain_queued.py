@@ -75,18 +75,19 @@ def _for_a_step(scene: Scene) -> list[Reason]:
     """
     files, earlier = models.files, models.files.alias("earlier")
     rank = sa.case({state.value: number for number, state in enumerate(_RANKS)}, value=earlier.c.state)
-    behind = sa.select(sa.func.min(rank)).where(
-        earlier.c.leader_id == files.c.follows_id, sa.text("earlier.state <> 'Done'")
-    )
+    group = earlier.c.leader_id == files.c.follows_id
+    behind = sa.select(sa.func.min(rank)).where(group, sa.text("earlier.state <> 'Done'"))
+    step = sa.select(earlier.c.operation_id).where(group).limit(1)
     each = (
         sa.select(files.c.id, files.c.operation_id, behind.scalar_subquery().label("rank"))
+        .add_columns(step.scalar_subquery().label("before_id"))
         .where(_queued(scene, WaitsOn.FILE))
         .subquery("each")
     )
     query = (
-        sa.select(each.c.operation_id, each.c.rank, sa.func.count().label("number"))
+        sa.select(each.c.operation_id, each.c.before_id, each.c.rank, sa.func.count().label("number"))
         .add_columns(sa.func.min(each.c.id).label("example"))
-        .group_by(each.c.operation_id, each.c.rank)
+        .group_by(each.c.operation_id, each.c.before_id, each.c.rank)
         .order_by(sa.text("example"))
     )
     rows = scene.connection.execute(query).all()
@@ -95,11 +96,10 @@ def _for_a_step(scene: Scene) -> list[Reason]:
 
 
 def _step_words(scene: Scene, row: Row[Any]) -> tuple[str, str]:
-    """Say which step comes first: files follow the operation right before their own."""
+    """Say which step comes first."""
     if row.rank is None:
         return "its earlier step is Done and it was not let go", "this should not be: run dts doctor"
-    sequence = scene.operations[row.operation_id].sequence - 1
-    before = next(operation for operation in scene.operations.values() if operation.sequence == sequence)
+    before = scene.operations[row.before_id]
     state = _RANKS[row.rank]
     step = f"operation {before.sequence} ({before.type}) of the same file"
     if state in (State.FAILED, State.CANCELLED):

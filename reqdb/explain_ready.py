@@ -13,6 +13,7 @@ from dtscore.units import show_size
 from reqdb import models
 from reqdb.queries import in_states
 from reqdb.scene import Reason, Scene, examples, files_word, holder, label_of, span, way
+from reqdb.spec import DELIVER, FORWARD
 from reqdb.states import State
 
 _STILL_SECONDS = 60.0
@@ -99,12 +100,24 @@ def _no_agent(group: _Group) -> Words | None:
     return f"no {kind} agent runs{where}{elsewhere}", starts
 
 
+def _held(group: _Group) -> Words | None:
+    channel, scene = group.channel, group.scene
+    queue = scene.queues.get(channel.queue)
+    if not channel.paused or queue is None:
+        return None
+    reason = f": {queue.reason}" if queue.reason else ""
+    why = f"queue {queue.name} was {queue.state} by {queue.changed_by} at {scene.at(queue.since)}{reason}"
+    return why, f"dts-queue start {queue.name}"
+
+
 def _rests(group: _Group) -> Words | None:
     channel, scene = group.channel, group.scene
     if not channel.failures:
         return None
     outage = f"after {channel.failures} {'outage' if channel.failures == 1 else 'outages'} in a row: {channel.error}"
     cured = f"the storage element when it answers again (check it: dts se check {channel.target or channel.source})"
+    if channel.type in (DELIVER, FORWARD):
+        cured = f"what is in the way, when it works again (look at once: dts-queue poke {channel.queue or 'QUEUE'})"
     if channel.rests_until is not None and channel.rests_until > scene.now:
         why = f"the channel rests until {scene.at(channel.rests_until)} {outage}"
         return why, f"{cured}; then one probe goes first, and the others follow when it succeeds"
@@ -194,7 +207,7 @@ def _behind(group: _Group) -> str:
     return f"; ahead of it: {' and '.join(parts)} (of {requests})"
 
 
-_OBSTACLES: tuple[Callable[[_Group], Words | None], ...] = (_no_agent, _rests, _hangs, _places, _workers, _ahead)
+_OBSTACLES: tuple[Callable[[_Group], Words | None], ...] = (_held, _no_agent, _rests, _hangs, _places, _workers, _ahead)
 
 
 def _name(group: _Group) -> str:

@@ -23,7 +23,9 @@ def to_spec(connection: Connection, request_id: int) -> RequestSpec:
     """
     row = request_row(connection, request_id)
     operations = tuple(_operation(connection, r) for r in operation_rows(connection, request_id))
-    spec = RequestSpec(operations, row.name, row.owner, row.priority, row.not_before, row.deadline)
+    spec = RequestSpec(
+        operations, row.name, row.owner, row.priority, row.not_before, row.deadline, row.queue or None
+    )
     ownerless = dataclasses.replace(spec, owner=None)
     if spec.digest() != row.digest and ownerless.digest() == row.digest:
         spec = ownerless

@@ -46,7 +46,8 @@ class Outcome:
     @property
     def word(self) -> str:
         """The outcome's name in attempts and accounting: Done, Failed, Cancelled or Retried."""
-        return "Retried" if self.state is State.QUEUED or self.state is State.TODO else self.state.value
+        state = self.state
+        return "Retried" if state is State.QUEUED or state is State.TODO else state._value_
 
 
 def held(connection: Connection, token: int) -> set[int]:
@@ -148,7 +149,7 @@ def _file_row(outcome: Outcome, now: datetime) -> tuple[Any, ...]:
     queued, done = state is State.QUEUED, state is State.DONE
     return (
         file.id,
-        state.value,
+        state._value_,
         WaitsOn.TIME.value if queued else None,
         now + timedelta(seconds=outcome.delay) if queued else None,
         file.attempt,

@@ -5,7 +5,7 @@ Time is the database's own: no two hosts' clocks are compared.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from typing import Any
@@ -15,7 +15,8 @@ from sqlalchemy.engine import Connection
 
 from dtscore.database import now as database_now
 from reqdb import models
-from reqdb.claiming import release
+from reqdb.claiming import release_all
+from reqdb.counting import Tally
 
 AGENT_LOST = "agent-lost"
 """The error class of an attempt that was cut off with its agent."""
@@ -141,7 +142,7 @@ def places_of(connection: Connection, agent_id: int) -> set[int]:
 def leave_agent(connection: Connection, agent_id: int) -> None:
     """End an agent: hand back what it still holds and keep its row as Ended."""
     now = database_now(connection)
-    _hand_back_all(connection, agent_id, now)
+    _hand_back_all(connection, [agent_id], now)
     values = {"state": "Ended", "heartbeat_at": now, "lease_until": now}
     connection.execute(sa.update(models.agents).where(models.agents.c.id == agent_id).values(values))
 
@@ -159,9 +160,9 @@ def expire_agents(connection: Connection, *, margin: float = 0.0) -> Expired:
     )
     lost = list(connection.execute(statement).scalars())
     attempts: list[LostAttempt] = []
-    for agent_id in lost:
-        attempts += _record_lost_attempts(connection, agent_id, now)
-        _hand_back_all(connection, agent_id, now)
+    for some in _by_hundreds(lost):
+        attempts += _record_lost_attempts(connection, some, now)
+    _hand_back_all(connection, lost, now)
     return Expired(tuple(lost), tuple(attempts))
 
 
@@ -170,9 +171,9 @@ def agent_label(kind: str, node: str, pid: int, agent_id: int) -> str:
     return f"{kind}@{node}:{pid}#{agent_id}"
 
 
-def _record_lost_attempts(connection: Connection, agent_id: int, now: datetime) -> list[LostAttempt]:
-    """Keep an attempt for each file that the agent was known to be working on when it was lost."""
-    lost = [_lost_attempt(row, agent_id, now) for row in _files_in_work(connection, agent_id)]
+def _record_lost_attempts(connection: Connection, agent_ids: Sequence[int], now: datetime) -> list[LostAttempt]:
+    """Keep an attempt for each file that the agents were known to be working on when they were lost."""
+    lost = [_lost_attempt(row, now) for row in _files_in_work(connection, agent_ids)]
     if not lost:
         return []
     values = [
@@ -190,33 +191,42 @@ def _record_lost_attempts(connection: Connection, agent_id: int, now: datetime) 
     return lost
 
 
-def _files_in_work(connection: Connection, agent_id: int) -> Sequence[Any]:
-    """Return and lock the files that an agent's workers had in their hands at its last heartbeat."""
+def _files_in_work(connection: Connection, agent_ids: Sequence[int]) -> Sequence[Any]:
+    """Return and lock the files that the agents' workers had in their hands at their last heartbeats."""
     files, claims, channels, agents = models.files, models.claims, models.channels, models.agents
     query = (
         sa.select(files.c.id, files.c.request_id, files.c.attempts, claims.c.claimed_at, claims.c.bytes_now)
         .add_columns(channels.c.type, channels.c.source, channels.c.target, models.requests.c.owner)
-        .add_columns(agents.c.kind, agents.c.node, agents.c.pid)
+        .add_columns(agents.c.kind, agents.c.node, agents.c.pid, agents.c.id.label("agent_id"))
         .join(claims, sa.and_(claims.c.id == files.c.token, claims.c.file_id == files.c.id))
         .join(channels, channels.c.id == claims.c.channel_id)
         .join(agents, agents.c.id == claims.c.agent_id)
         .join(models.requests, models.requests.c.id == files.c.request_id)
-        .where(claims.c.agent_id == agent_id, files.c.state == sa.literal_column("'Running'"))
+        .where(claims.c.agent_id.in_(agent_ids), files.c.state == sa.literal_column("'Running'"))
         .with_for_update(of=files)
     )
     return connection.execute(query).all()
 
 
-def _lost_attempt(row: Any, agent_id: int, now: datetime) -> LostAttempt:
+def _lost_attempt(row: Any, now: datetime) -> LostAttempt:
     return LostAttempt(
         file_id=row.id, attempt=row.attempts + 1, request_id=row.request_id, type=row.type, owner=row.owner,
-        agent=agent_label(row.kind, row.node, row.pid, agent_id), node=row.node, source=row.source, target=row.target,
-        started_at=row.claimed_at, seconds=max(0.0, (now - row.claimed_at).total_seconds()), bytes_now=row.bytes_now,
+        agent=agent_label(row.kind, row.node, row.pid, row.agent_id), node=row.node, source=row.source,
+        target=row.target, started_at=row.claimed_at, seconds=max(0.0, (now - row.claimed_at).total_seconds()),
+        bytes_now=row.bytes_now,
     )  # fmt: skip
 
 
-def _hand_back_all(connection: Connection, agent_id: int, now: datetime) -> None:
+def _hand_back_all(connection: Connection, agent_ids: Sequence[int], now: datetime) -> None:
     claims = models.claims
-    tokens = connection.execute(sa.select(claims.c.id).where(claims.c.agent_id == agent_id)).scalars().all()
-    for token in tokens:
-        release(connection, token, now)
+    tally = Tally(connection, now)
+    for some in _by_hundreds(agent_ids):
+        tokens = connection.execute(sa.select(claims.c.id).where(claims.c.agent_id.in_(some))).scalars().all()
+        for places in _by_hundreds(sorted(tokens)):
+            release_all(connection, places, tally)
+    tally.settle()
+
+
+def _by_hundreds(numbers: Sequence[int]) -> Iterator[Sequence[int]]:
+    for begin in range(0, len(numbers), 100):
+        yield numbers[begin : begin + 100]

@@ -43,12 +43,20 @@ requests = sa.Table(
     sa.Column("started_at", UtcDateTime),
     sa.Column("finished_at", UtcDateTime),
     sa.Column("origin", sa.Text, nullable=False, server_default=""),
+    sa.Column("queue", sa.Text, nullable=False, server_default=""),
     sa.CheckConstraint(_ONE_OF_STATES, name="state"),
     sa.Index("ix_requests_state_id", "state", "id"),
+    sa.Index(
+        "ix_requests_queue",
+        "queue",
+        "state",
+        sqlite_where=sa.text("queue <> ''"),
+        postgresql_where=sa.text("queue <> ''"),
+    ),
     sqlite_autoincrement=True,
 )
 """`percent` is the share of files that are Done; `deadline_lifted` is set by a retry after the deadline;
-`origin` says where the request came from (file, spool)."""
+`origin` says where the request came from (file, spool, queue), `queue` the queue that it belongs to ('': none)."""
 
 operations = sa.Table(
     "operations",
@@ -76,13 +84,18 @@ channels = sa.Table(
     sa.Column("source", sa.Text, nullable=False, server_default=""),
     sa.Column("target", sa.Text, nullable=False, server_default=""),
     sa.Column("node", sa.Text, nullable=False, server_default=""),
+    sa.Column("queue", sa.Text, nullable=False, server_default=""),
+    sa.Column("paused", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.Column("failures", sa.Integer, nullable=False, server_default="0"),
     sa.Column("rests_until", UtcDateTime),
     sa.Column("error", sa.Text, nullable=False, server_default=""),
     sa.Column("served_at", UtcDateTime),
-    sa.UniqueConstraint("type", "source", "target", "node"),
+    sa.UniqueConstraint("type", "source", "target", "node", "queue"),
 )
-"""A pair of storage elements and a kind of work between them; '' stands for any. It rests after an outage."""
+"""A pair of storage elements and a kind of work between them, for one queue; '' stands for any, and for no queue.
+
+It rests after an outage. `paused` follows the state of its queue, so that claiming has no other table to look at.
+"""
 
 files = sa.Table(
     "files",
@@ -209,6 +222,41 @@ attempts = sa.Table(
     sqlite_with_rowid=False,
 )
 """The history: one row for each attempt at a file, also for those that were cut off."""
+
+queues = sa.Table(
+    "queues",
+    metadata,
+    sa.Column("name", sa.Text, primary_key=True),
+    sa.Column("state", sa.Text, nullable=False),
+    sa.Column("reason", sa.Text, nullable=False, server_default=""),
+    sa.Column("changed_by", sa.Text, nullable=False, server_default=""),
+    sa.Column("since", UtcDateTime, nullable=False),
+    sa.CheckConstraint("state IN ('running', 'paused', 'stopped')", name="state"),
+)
+"""The queues that were ever used or touched; one that has no row runs."""
+
+hops = sa.Table(
+    "hops",
+    metadata,
+    sa.Column("id", BigId, primary_key=True),
+    sa.Column("request_id", BigId, sa.ForeignKey("requests.id", ondelete="CASCADE"), nullable=False),
+    sa.Column("direction", sa.Text, nullable=False),
+    sa.Column("lfn", sa.Text, nullable=False),
+    sa.Column("site", sa.Text, nullable=False),
+    sa.Column("queue", sa.Text, nullable=False),
+    sa.Column("other_id", sa.BigInteger, nullable=False),
+    sa.Column("other_name", sa.Text, nullable=False),
+    sa.Column("chain", sa.JSON, nullable=False),
+    sa.Column("at", UtcDateTime, nullable=False),
+    sa.CheckConstraint("direction IN ('in', 'out')", name="direction"),
+    sa.UniqueConstraint("request_id", "direction", "lfn", "site", "queue"),
+    sqlite_autoincrement=True,
+)
+"""Files on their way over several requests and sites.
+
+'in': the request was made for a file that request `other_id` of `site` ('' is this one) handed over, after all hops
+of `chain`. 'out': a file of the request was handed over to `queue` of the remote `site`, where it is `other_id`.
+"""
 
 events = sa.Table(
     "events",

@@ -5,7 +5,7 @@ Nothing here writes. Files are found through their operations: that index stays 
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import sqlalchemy as sa
@@ -50,6 +50,7 @@ __all__ = [
     "list_requests",
     "progress",
     "show",
+    "states_by_name",
     "to_spec",
 ]
 
@@ -59,16 +60,19 @@ def list_requests(
     *,
     state: State | None = None,
     owner: str | None = None,
+    queue: str | None = None,
     limit: int = 50,
     before_id: int | None = None,
 ) -> list[RequestLine]:
-    """Return requests, newest first: those in one state, of one owner, and older than `before_id` for the next page."""
+    """Return requests, newest first: of a state, an owner, a queue, and older than `before_id` for the next page."""
     requests = models.requests
     query = sa.select(requests).order_by(requests.c.id.desc()).limit(limit)
     if state is not None:
         query = query.where(requests.c.state == state.value)
     if owner is not None:
         query = query.where(requests.c.owner == owner)
+    if queue is not None:
+        query = query.where(requests.c.queue == queue)
     if before_id is not None:
         query = query.where(requests.c.id < before_id)
     return [_request_line(row) for row in connection.execute(query)]
@@ -79,8 +83,15 @@ def _request_line(row: Row[Any]) -> RequestLine:
     return RequestLine(
         row.id, row.name, row.owner, row.priority, row.state, percent(counts.done, counts.total), counts.total,
         counts.done, counts.failed, counts.cancelled, row.bytes_total, row.bytes_done,
-        row.submitted_at, row.started_at, row.finished_at,
+        row.submitted_at, row.started_at, row.finished_at, row.queue,
     )  # fmt: skip
+
+
+def states_by_name(connection: Connection, names: Sequence[str]) -> dict[str, tuple[int, State]]:
+    """Return id and state of requests by name, some hundred in one call; unknown names are left out."""
+    requests = models.requests
+    query = sa.select(requests.c.name, requests.c.id, requests.c.state).where(requests.c.name.in_(names))
+    return {row.name: (row.id, State(row.state)) for row in connection.execute(query)}
 
 
 def show(connection: Connection, request_id: int, *, reasons: int = 10) -> RequestView:
@@ -94,6 +105,7 @@ def show(connection: Connection, request_id: int, *, reasons: int = 10) -> Reque
         percent(counts.done, counts.total), None if unsized else percent(row.bytes_done, row.bytes_total),
         row.not_before, row.deadline, row.submitted_at, row.started_at, row.finished_at, row.cancelled_at,
         row.cancelled_by, row.origin, lines, failures(connection, request_id, reasons) if counts.failed else (),
+        row.queue,
     )  # fmt: skip
 
 

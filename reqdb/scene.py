@@ -59,6 +59,7 @@ class Scene:
     channels: Mapping[int, Row[Any]]
     agents: Sequence[Row[Any]]
     claims: Sequence[Row[Any]]
+    queues: Mapping[str, Row[Any]]
     now: datetime
     limits: SiteLimits
 
@@ -103,7 +104,8 @@ def set_up(connection: Connection, request_id: int, now: datetime, limits: SiteL
         connection, request_row(connection, request_id),
         {row.id: row for row in operation_rows(connection, request_id)},
         {row.id: row for row in connection.execute(sa.select(channels))},
-        connection.execute(alive).all(), connection.execute(places).all(), now, limits,
+        connection.execute(alive).all(), connection.execute(places).all(),
+        {row.name: row for row in connection.execute(sa.select(models.queues))}, now, limits,
     )  # fmt: skip
 
 

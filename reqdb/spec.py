@@ -12,10 +12,17 @@ REGISTER = "register"
 REMOVE = "remove"
 VERIFY = "verify"
 BUILD = "build"
+DELIVER = "deliver"
+FORWARD = "forward"
+BRANCHES = (DELIVER, FORWARD)
+"""What follows one copy of a file alone, and not its copies on all targets."""
 
 LOWEST_PRIORITY = 0
 DEFAULT_PRIORITY = 5
 HIGHEST_PRIORITY = 9
+
+LONGEST_WORDS = 255
+"""Characters of a name or an owner at most."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -23,7 +30,8 @@ class OperationType:
     """What the request file may say about one kind of operation; the agent of the same name does it.
 
     `source` and `target` say whether the attribute is "required", "optional" or "refused"; `options` are the further
-    attributes with their allowed words (an empty tuple: any word, checked elsewhere).
+    attributes with their allowed words (an empty tuple: any word, checked elsewhere). The targets of a forward are
+    queues, `REMOTE:QUEUE` of another site or `:QUEUE` of this one; those of all others are storage elements.
     """
 
     name: str
@@ -40,14 +48,21 @@ BUILD_NUMBERS = ("exposure", "version", "assignment")
 OPERATION_TYPES: Mapping[str, OperationType] = {
     kind.name: kind
     for kind in (
-        OperationType(TRANSFER, "optional", "required", {"checksum": (), "overwrite": _YES_NO}),
+        OperationType(
+            TRANSFER, "optional", "required", {"checksum": (), "overwrite": _YES_NO, "unmodified-since": ()}
+        ),
         OperationType(REGISTER, "refused", "required", {"checksum": ()}),
         OperationType(REMOVE, "refused", "optional", {"everywhere": _YES_NO, "remove-last-copy": _YES_NO}),
         OperationType(VERIFY, "refused", "optional", {}),
+        OperationType(DELIVER, "refused", "required", {"delivery": (), "folder": (), "remove-last-copy": _YES_NO}),
+        OperationType(FORWARD, "optional", "required", {}),
         OperationType(BUILD, "refused", "required", dict.fromkeys(BUILD_NUMBERS, ())),
     )
 }
-"""All operations a request may hold. `checksum` names the algorithm to compute (`checksum="xxh3-128"`)."""
+"""All operations a request may hold. `checksum` names the algorithm to compute (`checksum="xxh3-128"`).
+
+`unmodified-since` is a moment: a source that was written to after it is not sent.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -84,7 +99,10 @@ class OperationSpec:
 
 @dataclass(frozen=True, slots=True)
 class RequestSpec:
-    """What a user submits: an ordered list of operations with an owner and a priority (0 lowest to 9 highest)."""
+    """What a user submits: an ordered list of operations with an owner and a priority (0 lowest to 9 highest).
+
+    Its operations wait while its `queue` is paused or stopped.
+    """
 
     operations: tuple[OperationSpec, ...]
     name: str | None = None
@@ -92,6 +110,7 @@ class RequestSpec:
     priority: int = DEFAULT_PRIORITY
     not_before: datetime | None = None
     deadline: datetime | None = None
+    queue: str | None = None
 
     def digest(self) -> str:
         """Return a SHA-256 over the whole content but the name, so that a second submission is known again."""
@@ -103,6 +122,8 @@ class RequestSpec:
 
     def _parts(self) -> Iterator[str]:
         yield from (str(v) for v in (self.owner, self.priority, self.not_before, self.deadline))
+        if self.queue is not None:
+            yield from ("queue", self.queue)
         for operation in self.operations:
             yield from ("operation", operation.type, str(operation.source), " ".join(operation.targets))
             yield from (str(operation.node), repr(sorted(operation.options)))

@@ -47,6 +47,7 @@ class RequestLine:
     submitted_at: datetime
     started_at: datetime | None
     finished_at: datetime | None
+    queue: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -104,6 +105,7 @@ class RequestView:
     origin: str
     operations: tuple[OperationLine, ...]
     failures: tuple[Failure, ...]
+    queue: str
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,11 +9,13 @@ from datetime import datetime
 from typing import TypedDict
 
 from dtscore.errors import NameRefusedError, RequestFileError
-from dtscore.names import check_lfn, check_pfn
+from dtscore.names import check_element_name, check_lfn, check_pfn
+from dtscore.queueing import Handover, parse_target
 from reqdb.spec import (
     BUILD,
     BUILD_NUMBERS,
     DEFAULT_PRIORITY,
+    FORWARD,
     OPERATION_TYPES,
     REMOVE,
     TRANSFER,
@@ -39,7 +41,7 @@ from reqdb.xml_values import (
 ANNOTATION = "urn:dts:annotation"
 """The namespace of what DTS writes into a finished request; ignored on reading."""
 
-HEAD_ATTRIBUTES = ("name", "owner", "priority", "not-before", "deadline")
+HEAD_ATTRIBUTES = ("name", "owner", "priority", "not-before", "deadline", "queue")
 OPERATION_ATTRIBUTES = ("type", "source", "target", "node")
 FILE_ATTRIBUTES = ("lfn", "pfn", "size", "checksum")
 _OURS = "{" + ANNOTATION + "}"
@@ -55,6 +57,7 @@ class Head(TypedDict, total=False):
     priority: int
     not_before: datetime | None
     deadline: datetime | None
+    queue: str | None
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,8 +99,17 @@ def check_head(attributes: Attributes) -> Head:
         head["not_before"] = check_moment(attributes.place("not-before"), "not-before", text)
     if (text := attributes.get("deadline")) is not None:
         head["deadline"] = check_moment(attributes.place("deadline"), "deadline", text)
+    if (text := attributes.get("queue")) is not None:
+        head["queue"] = _check_name(attributes.place("queue"), "queue", text, "the name of a queue")
     _check_order(attributes, head)
     return head
+
+
+def _check_name(place: str, what: str, text: str, expected: str) -> str:
+    try:
+        return check_element_name(text)
+    except NameRefusedError as error:
+        raise refuse(place, f"{what}={shown(text)}", expected, error.hint) from error
 
 
 def _check_order(attributes: Attributes, head: Head) -> None:
@@ -127,7 +139,7 @@ def check_operation(attributes: Attributes, elements: Collection[str] | None) ->
     source = attributes.get("source")
     if source is not None:
         check_element(attributes.place("source"), "source", source, elements)
-    targets = _targets(attributes, elements)
+    targets = _targets(attributes, kind, elements)
     if source in targets:
         raise refuse(attributes.place("target"), f"target={source!r}, which is the source", "another storage element")
     node = attributes.get("node")
@@ -161,17 +173,30 @@ def _check_build(attributes: Attributes, kind: OperationType) -> None:
             raise refuse(attributes.place(name), f"{name}={shown(text)}", "a whole number from 1 on")
 
 
-def _targets(attributes: Attributes, elements: Collection[str] | None) -> tuple[str, ...]:
+def _targets(attributes: Attributes, kind: OperationType, elements: Collection[str] | None) -> tuple[str, ...]:
     text = attributes.get("target")
     if text is None:
         return ()
     place = attributes.place("target")
     targets = tuple(_BLANK_RUN.split(text.strip(BLANKS)))
     for index, target in enumerate(targets):
-        check_element(place, "target", target, elements)
+        if kind.name == FORWARD:
+            _check_handover(place, target)
+        else:
+            check_element(place, "target", target, elements)
         if target in targets[:index]:
             raise refuse(place, f"target {target!r} twice", "each target once")
     return targets
+
+
+def _check_handover(place: str, target: str) -> None:
+    expected, hint = "a queue, REMOTE:QUEUE or :QUEUE", ""
+    try:
+        if isinstance(parse_target(target), Handover):
+            return
+    except NameRefusedError as error:
+        hint = error.hint
+    raise refuse(place, f"target={shown(target)}", expected, hint)
 
 
 def _options(attributes: Attributes, kind: OperationType) -> tuple[tuple[str, str], ...]:
@@ -182,9 +207,24 @@ def _options(attributes: Attributes, kind: OperationType) -> tuple[tuple[str, st
         words = kind.options[name]
         if words and text not in words:
             raise refuse(attributes.place(name), f"{name}={shown(text)}", " or ".join(words))
-        value = check_algorithm_name(attributes.place(name), name, text) if name == "checksum" else text
-        options.append((name, value))
+        options.append((name, _option(attributes.place(name), name, text)))
     return tuple(options)
+
+
+def _option(place: str, name: str, text: str) -> str:
+    """Return the value of an option, or raise RequestFileError."""
+    if name == "checksum":
+        return check_algorithm_name(place, name, text)
+    if name == "delivery":
+        return _check_name(place, name, text, "the name of a delivery")
+    if name == "folder":
+        try:
+            return check_pfn(text)
+        except NameRefusedError as error:
+            raise refuse(place, f"folder={shown(text)}", "a folder below the delivery's own", error.hint) from error
+    if name == "unmodified-since":
+        check_moment(place, name, text)
+    return text
 
 
 def _check_reach(attributes: Attributes, operation: OperationSpec) -> None:
@@ -207,7 +247,7 @@ class FileList:
         self._operation = operation
         self._lines: dict[str, int] = {}
         self.files: list[FileSpec] = []
-        if operation.type == TRANSFER:
+        if operation.type in (TRANSFER, FORWARD):
             self._root, self._pfn_allowed = "source", operation.source is not None
         else:
             self._root, self._pfn_allowed = "target", bool(operation.targets)

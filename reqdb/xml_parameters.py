@@ -27,6 +27,9 @@ PARAMETERS: Mapping[str, str] = {
     "Node": "node",
     "Everywhere": "everywhere",
     "RemoveLastCopy": "remove-last-copy",
+    "Delivery": "delivery",
+    "Folder": "folder",
+    "Queue": "queue",
 }
 """Names of the key/value form, known in any case, and the attributes of the other form that they stand for."""
 

@@ -11,9 +11,9 @@ from datetime import UTC, datetime
 from dtscore.checksums import check_algorithm, parse
 from dtscore.errors import NameRefusedError, RequestFileError, UsageError
 from dtscore.names import check_element_name
+from reqdb.spec import LONGEST_WORDS
 
 BLANKS = " \t\r\n"
-LONGEST_WORDS = 255
 _LONGEST_SHOWN = 80
 _SIZE = re.compile(r"[0-9]{1,19}\Z")
 _SIZE_END = 2**63

@@ -83,6 +83,7 @@ def _request_attributes(spec: RequestSpec, notes: Annotations) -> dict[str, str]
         "priority": str(spec.priority),
         "not-before": _moment(spec.not_before),
         "deadline": _moment(spec.deadline),
+        "queue": spec.queue,
     }
     known = {name: text for name, text in own.items() if text is not None}
     return known | {f"{_OURS}{name}": text for name, text in _texts(notes.request).items()}

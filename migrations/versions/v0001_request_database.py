@@ -60,12 +60,16 @@ def _channels() -> None:
         sa.Column("source", sa.Text, server_default="", nullable=False),
         sa.Column("target", sa.Text, server_default="", nullable=False),
         sa.Column("node", sa.Text, server_default="", nullable=False),
+        sa.Column("queue", sa.Text, server_default="", nullable=False),
+        sa.Column("paused", sa.Boolean, server_default=sa.false(), nullable=False),
         sa.Column("failures", sa.Integer, server_default="0", nullable=False),
         sa.Column("rests_until", Moment),
         sa.Column("error", sa.Text, server_default="", nullable=False),
         sa.Column("served_at", Moment),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_channels")),
-        sa.UniqueConstraint("type", "source", "target", "node", name=op.f("uq_channels_type_source_target_node")),
+        sa.UniqueConstraint(
+            "type", "source", "target", "node", "queue", name=op.f("uq_channels_type_source_target_node_queue")
+        ),
     )
 
 
@@ -96,12 +100,17 @@ def _requests() -> None:
         sa.Column("started_at", Moment),
         sa.Column("finished_at", Moment),
         sa.Column("origin", sa.Text, server_default="", nullable=False),
+        sa.Column("queue", sa.Text, server_default="", nullable=False),
         sa.CheckConstraint(_STATES, name=op.f("ck_requests_state")),
         sa.PrimaryKeyConstraint("id", name=op.f("pk_requests")),
         sa.UniqueConstraint("name", name=op.f("uq_requests_name")),
         sqlite_autoincrement=True,
     )
     op.create_index("ix_requests_state_id", "requests", ["state", "id"])
+    in_queue = sa.text("queue <> ''")
+    op.create_index(
+        "ix_requests_queue", "requests", ["queue", "state"], sqlite_where=in_queue, postgresql_where=in_queue
+    )
 
 
 def _claims() -> None:

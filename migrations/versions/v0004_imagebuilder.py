@@ -64,6 +64,7 @@ def _exposures() -> None:
         sa.Column("labelled_at", Moment, nullable=False),
         sa.Column("begun_at", Moment),
         sa.Column("touched_at", Moment),
+        sa.Column("revise", sa.Boolean, server_default=sa.false(), nullable=False),
         sa.CheckConstraint(
             "state IN ('Labelled', 'Receiving', 'Complete', 'Partial', 'Saved')", name=op.f("ck_exposures_state")
         ),
@@ -73,6 +74,8 @@ def _exposures() -> None:
     op.create_index(
         "ix_exposures_open", "exposures", ["node"], sqlite_where=sa.text(_OPEN), postgresql_where=sa.text(_OPEN)
     )
+    late = sa.text("revise")
+    op.create_index("ix_exposures_revise", "exposures", ["node"], sqlite_where=late, postgresql_where=late)
 
 
 def _exposure_frames() -> None:
@@ -133,6 +136,7 @@ def _exposure_files() -> None:
         sa.Column("checksum", sa.Text, server_default="", nullable=False),
         sa.Column("made_at", Moment, nullable=False),
         sa.Column("saved_at", Moment),
+        sa.Column("cards_at", Moment),
         sa.CheckConstraint("state IN ('Requested', 'Saved', 'Abandoned')", name=op.f("ck_exposure_files_state")),
         _of_exposure("exposure_files"),
         sa.PrimaryKeyConstraint("exposure_id", "version", name=op.f("pk_exposure_files")),

@@ -18,6 +18,7 @@ from agents.services import Services
 from catalog import store as catalog
 from catalog.records import Registration
 from dtscore.database import metadata
+from dtscore.driver import raw
 from reqdb import models, store
 from reqdb.states import State
 from reqdb.store import ClaimedFile, Outcome, Waiting
@@ -107,6 +108,27 @@ def test_when_one_part_fails_nothing_is_written(
     assert everything(services) == before
 
 
+def test_a_batch_is_ended_and_claimed_by_the_keys_of_its_files(site: Site, services: Services) -> None:
+    """The plans that PostgreSQL keeps read the files by their key, whatever the statistics said when they were made."""
+    if services.database.is_sqlite:
+        return
+    site.submit(transfer(put(site, "a.fits", "b.fits")))
+    _, token, _, files = claim(services)
+    services.database.run(lambda c: take_turn(c, token, [done(files[0])], services, batch=1))
+    with services.database.read() as connection:
+        known = "SELECT name, cardinality(parameter_types) FROM pg_prepared_statements WHERE statement LIKE {}"
+        prepared = raw(connection).execute(known.format("'%UPDATE files%'")).fetchall()
+        connection.exec_driver_sql("SET LOCAL enable_seqscan = off")
+        for setting in ("enable_hashjoin = off", "enable_mergejoin = off", "plan_cache_mode = force_generic_plan"):
+            connection.exec_driver_sql(f"SET LOCAL {setting}")
+        plans = [
+            str(raw(connection).execute(f"EXPLAIN EXECUTE {name}({', '.join(['NULL'] * number)})").fetchall())
+            for name, number in prepared
+        ]
+    assert len(plans) == 2
+    assert all("using pk_files" in plan and "ix_files_running" not in plan for plan in plans), plans
+
+
 def test_a_stale_token_writes_nothing(site: Site, services: Services) -> None:
     """After the files were given to others the results are dropped: no row differs, and nothing raises."""
     site.submit(transfer(put(site, "a.fits")))
@@ -138,10 +160,10 @@ def test_a_result_that_is_refused_fails_alone(site: Site, monkeypatch: pytest.Mo
     """A defect with one file of a batch does not send the batch round and round: that file fails, the others land."""
     real = catalog.register
 
-    def picky(connection: Any, registrations: Any, at: Any) -> Any:
+    def picky(connection: Any, registrations: Any, *rest: Any) -> Any:
         if any(each.lfn.endswith("b.fits") for each in registrations):
             raise ValueError("a header that no column can hold")
-        return real(connection, registrations, at)
+        return real(connection, registrations, *rest)
 
     monkeypatch.setattr(catalog, "register", picky)
     request = site.submit(transfer(put(site, "a.fits", "b.fits", "c.fits")))
@@ -165,6 +187,7 @@ def test_a_defect_with_everything_rests_the_channel(site: Site, monkeypatch: pyt
     def broken(*_args: Any) -> None:
         raise RuntimeError("accounting broke")
 
+    site.write(agents__workers="1")
     with monkeypatch.context() as patch:
         patch.setattr(accounting, "record", broken)
         request = site.submit(transfer(put(site, "a.fits", "b.fits")))

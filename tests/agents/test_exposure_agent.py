@@ -8,6 +8,7 @@ from collections.abc import Iterator
 import pytest
 
 from imagebuilder.records import FileState
+from reqdb import queues
 from tests.agents.camera import Node
 from tests.agents.sites import Site
 
@@ -95,3 +96,34 @@ def test_many_intakes_at_once_make_one_request(node: Node) -> None:
     assert sum(found) == 3
     assert node.site.rows("SELECT COUNT(*) FROM requests")[0][0] == 3
     assert all(node.exposure(number).files[0].state is FileState.REQUESTED for number in numbers)
+
+
+def test_what_is_built_goes_on_to_delivery_and_a_queue(node: Node) -> None:
+    """transfer, deliver, queue: the built file lands in the archive, is delivered there, and stands in the queue."""
+    site = node.site
+    site.write(
+        imagebuilder__then="transfer archive, deliver archive, queue des", queue__des__target="vault",
+        delivery__archive__folder=str(site.folder / "pipeline"),
+    )  # fmt: skip
+    number = node.expose("S1", "N1")
+    agents = ("exposure", "build", "transfer", "deliver", "forward", "register")
+    site.once(*agents)
+    (first,) = site.rows("SELECT id FROM requests WHERE queue = ''")[0]
+    assert site.settle(first, *agents) == "Done"
+    (second,) = site.rows("SELECT id FROM requests WHERE queue = 'des'")[0]
+    assert site.settle(second, *agents) == "Done"
+    lfn = node.exposure(number).files[0].lfn
+    assert set(site.replicas(lfn)) == {"local", "archive", "vault"}
+    assert (site.folder / "pipeline" / lfn.rpartition("/")[2]).exists()
+
+
+def test_a_paused_queue_never_holds_up_the_camera(node: Node) -> None:
+    """The file is built and saved while the queue that is to take it is stopped."""
+    site = node.site
+    site.write(imagebuilder__then="queue des", queue__des__target="vault")
+    database = site.database()
+    database.run(lambda connection: queues.stop(connection, "des", by="eva"))
+    database.close()
+    number = node.expose("S1", "N1")
+    site.once("exposure", "build", "forward")
+    assert node.exposure(number).files[0].state is FileState.SAVED

@@ -2,16 +2,24 @@
 
 from __future__ import annotations
 
+import threading
+import time
+from collections import Counter
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
+import numpy as np
 import pytest
 from astropy.io import fits
 
 from agents import ib_agent
 from dtscore.errors import ElementFullError
-from imagebuilder import exposures, nodes
+from imagebuilder import exposures, headers, nodes, preview
+from imagebuilder.camera import find_camera
+from imagebuilder.headers import parse_card
 from imagebuilder.records import ExposureState, FileState, FrameState, NodeStatus
+from storage import landing
 from tests.agents.camera import Node
 from tests.agents.sites import Site
 
@@ -103,6 +111,21 @@ def test_a_partial_exposure_is_flagged_and_patched_by_the_late_frame(node: Node)
     assert node.events("patched") == [f"exposure {number}, version 2 adds N1 and supersedes {first.lfn}"]
     assert node.events("superseded") == [f"{first.lfn} is superseded by {second.lfn}"]
     assert node.exposure(number).line.state is ExposureState.SAVED
+
+
+def test_the_preview_of_a_patched_exposure_shows_all_of_it(node: Node) -> None:
+    """The picture of version 2 is that of its file: the late frame and those of the file before."""
+    number = node.expose("S1")
+    node.silence(number)
+    node.site.once(*ALL)
+    node.expose("N1", number=number)
+    node.site.once(*ALL)
+    second = _only_file(node, number, 2)
+    drawn = node.site.folder / "var" / "previews" / f"{Path(second.lfn).stem}.png"
+    camera = find_camera("duo", [])
+    plane = preview.mosaic(camera, preview.of_file(camera, _path(node, second.lfn)))
+    assert drawn.read_bytes() == preview.png(plane)
+    assert not np.isnan(plane).any()
 
 
 def test_half_a_frame_is_kept_but_not_acknowledged(node: Node) -> None:
@@ -266,3 +289,79 @@ def test_an_exposure_of_which_nothing_is_left_is_not_built(node: Node) -> None:
     assert node.site.failure()[0] == "frames-missing"
     assert not list((node.site.folder / "local").rglob("*.fits"))
     assert not node.site.once("exposure")
+
+
+def _post(node: Node, number: int, *cards: str) -> None:
+    parsed = [parse_card(text) for text in cards]
+    node.database.run(lambda connection: headers.post(connection, number, parsed, "test"))
+
+
+def _work(node: Node) -> Counter[str]:
+    """Do all there is, once nothing came for partial_after."""
+    time.sleep(0.2)
+    return node.site.once(*ALL)
+
+
+def test_metadata_that_come_after_the_file_make_a_new_version(node: Node) -> None:
+    """The pixels are those of the first file, though its pages are gone; the header has what was posted later."""
+    node.site.write(imagebuilder__partial_after="100 ms")
+    number = node.expose("S1", "N1")
+    _work(node)
+    first = _only_file(node, number)
+    for page in node.cache.held:
+        node.cache.give_back(page)
+    _post(node, number, "OBJECT=M 31")
+    assert not _work(node)  # nothing that was not there already
+    _post(node, number, "OBJECT=M 33 / corrected", "AIRMASS=1.25")
+    _work(node)
+    second = _only_file(node, number, 2)
+    assert (second.supersedes, second.detectors, second.missing) == (first.lfn, (), ())
+    node.check(_path(node, second.lfn), number, "S1", "N1")
+    with fits.open(_path(node, second.lfn), checksum=True) as hdus:
+        hdus.verify("exception")
+        assert (hdus[0].header["OBJECT"], hdus[0].header["AIRMASS"]) == ("M 33", 1.25)
+        assert hdus[0].header["SUPERSED"] == first.lfn
+    with fits.open(_path(node, first.lfn)) as hdus:
+        assert hdus[0].header["OBJECT"] == "M 31"
+    assert dict(second.datasums) == dict(first.datasums)
+    expected = f"exposure {number}, version 2 has the metadata that were posted later and supersedes {first.lfn}"
+    assert node.events("revised") == [expected]
+    assert node.events("superseded") == [f"{first.lfn} is superseded by {second.lfn}"]
+    assert node.exposure(number).line.state is ExposureState.SAVED
+    assert not _work(node)  # once is enough
+
+
+def test_metadata_that_come_while_a_file_is_built_are_not_lost(node: Node, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What is posted after the header was gathered, and before the commit, is in the version after it."""
+    node.site.write(imagebuilder__partial_after="100 ms")
+    number = node.expose("S1", "N1")
+    land, posted = landing.land, threading.Event()
+
+    def post_and_land(*args: Any, **named: Any) -> object:
+        if not posted.is_set():
+            posted.set()
+            _post(node, number, "OBJECT=M 33")
+        return land(*args, **named)
+
+    monkeypatch.setattr(ib_agent, "land", post_and_land)
+    _work(node)
+    _work(node)
+    objects = [fits.getheader(_path(node, file.lfn))["OBJECT"] for file in node.exposure(number).files]
+    assert objects == ["M 31", "M 33"]
+
+
+def test_a_partial_exposure_is_revised_and_still_patched(node: Node) -> None:
+    """Late metadata of a partial exposure, then its late frame: version 2 lacks what 1 lacked, version 3 is whole."""
+    node.site.write(imagebuilder__partial_after="100 ms")
+    number = node.expose("S1")
+    _work(node)
+    _post(node, number, "OBJECT=M 33")
+    _work(node)
+    node.expose("N1", number=number)
+    _work(node)
+    files = node.exposure(number).files
+    assert [(file.version, file.missing, file.flags) for file in files] == [
+        (1, ("N1",), ("partial",)), (2, ("N1",), ("partial",)), (3, (), ()),
+    ]  # fmt: skip
+    node.check(_path(node, files[2].lfn), number, "S1", "N1")
+    assert fits.getheader(_path(node, files[2].lfn))["OBJECT"] == "M 33"

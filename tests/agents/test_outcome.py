@@ -24,10 +24,11 @@ WAITING = Waiting(1, "local", "archive", 5, False)
 HANDED_BACK = ("drained", "database")
 CANCELLED = ("cancelled",)
 OUTAGES = ("unavailable", "full", "read-only")
-TEMPORARY = ("source-changed", "corrupted", "storage-fault", "timeout", "error")
+TEMPORARY = ("source-changed", "corrupted", "storage-fault", "timeout", "delivery-failed", "error")
 PERMANENT = (
     "missing", "permission", "checksum", "size", "destination-differs", "credentials", "host-key", "unsupported",
     "last-copy", "catalog-conflict", "no-source", "deadline", "frames-missing", "stale-assignment",
+    "changed-since-queued", "delivery-rejected", "handover-refused",
 )  # fmt: skip
 
 

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+import threading
 import zlib
 
 import pytest
 
+from agents.attempt import Achieved, Attempt
+from agents.transfer_agent import TransferAgent
 from reqdb.spec import FileSpec
 from tests.agents.sites import Site, operation, put, transfer
 
@@ -43,6 +46,20 @@ def test_several_targets_and_many_files(site: Site) -> None:
     assert site.rows("SELECT count(*) FROM catalog_replicas WHERE state = 'Good'") == [(500,)]
     assert site.rows("SELECT count(*) FROM accounting_attempts") == [(500,)]
     assert site.rows("SELECT count(*) FROM claims") == [(0,)]
+
+
+def test_few_large_files_are_worked_on_at_the_same_time(site: Site, monkeypatch: pytest.MonkeyPatch) -> None:
+    """One worker does not claim them all: each goes to a worker of its own, and all are in work at once."""
+    meeting = threading.Barrier(3)
+    real = TransferAgent.perform
+
+    def perform(self: TransferAgent, attempt: Attempt) -> Achieved:
+        meeting.wait(60)
+        return real(self, attempt)
+
+    monkeypatch.setattr(TransferAgent, "perform", perform)
+    site.submit(transfer(put(site, "a.fits", "b.fits", "c.fits")))
+    assert site.once("transfer") == {"Done": 3}
 
 
 def test_replication_takes_any_good_replica(site: Site) -> None:

@@ -23,7 +23,7 @@ from dtscore.errors import ConfigurationError, StateError
 from tests import services
 
 ROOT = Path(__file__).parents[2]
-REVISIONS = ("0001", "0002", "0003", "0004")
+REVISIONS = ("0001", "0002", "0003", "0004", "0005")
 
 
 @pytest.fixture
@@ -112,6 +112,8 @@ def test_the_database_itself_says_the_same(empty: Database, database_url: str) -
 
 _OVERRIDES: dict[tuple[str, str], Any] = {
     ("agents", "state"): "Running",
+    ("queues", "state"): "paused",
+    ("hops", "direction"): "in",
     ("exposures", "state"): "Labelled",
     ("exposure_frames", "state"): "Expected",
     ("exposure_files", "state"): "Requested",

@@ -10,7 +10,17 @@ from hypothesis import strategies as st
 from lxml import etree
 
 from dtscore.checksums import ALGORITHMS
-from reqdb.spec import BUILD, BUILD_NUMBERS, OPERATION_TYPES, REMOVE, TRANSFER, FileSpec, OperationSpec, RequestSpec
+from reqdb.spec import (
+    BUILD,
+    BUILD_NUMBERS,
+    FORWARD,
+    OPERATION_TYPES,
+    REMOVE,
+    TRANSFER,
+    FileSpec,
+    OperationSpec,
+    RequestSpec,
+)
 from reqdb.xml import Annotations, read_request, schema_text, write_request
 
 SIMPLE = b"""<request name="night-42" owner="des" priority="7">
@@ -73,9 +83,14 @@ def operations(draw: st.DrawFn) -> OperationSpec:
     chosen = {name: draw(st.sampled_from(kind.options[name] or ALGORITHMS)) for name in options}
     if kind.name == BUILD:
         chosen = {name: str(draw(st.integers(1, 10**18 - 1))) for name in BUILD_NUMBERS}
+    own = {"delivery": draw(_elements), "folder": draw(_paths), "unmodified-since": draw(_moments).isoformat()}
+    chosen = {name: own.get(name, value) for name, value in chosen.items()}
+    if kind.name == FORWARD:
+        targets = tuple(f"{draw(_elements | st.just(''))}:{draw(_elements | st.just('*'))}{n}"[:60] for n in targets)
+        targets = tuple(target if "*" not in target else f":{number}" for number, target in enumerate(targets))
     if kind.name == REMOVE:
         chosen["everywhere"] = "no" if targets else "yes"
-    rooted = source is not None if kind.name == TRANSFER else bool(targets)
+    rooted = source is not None if kind.name in (TRANSFER, FORWARD) else bool(targets)
     pfns = st.none() | _paths if rooted else st.none()
     sizes = st.none() | st.integers(0, 2**63 - 1)
     file = st.builds(FileSpec, lfn=_lfns, pfn=pfns, size=sizes, checksum=st.none() | _checksums)
@@ -98,4 +113,5 @@ def requests(draw: st.DrawFn) -> RequestSpec:
         draw(st.integers(0, 9)),
         not_before,
         deadline,
+        draw(st.none() | _elements),
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import pytest
+import sqlalchemy as sa
 
 from dtscore.database import Database
 from dtscore.driver import raw
@@ -37,6 +38,27 @@ def test_an_operation_for_a_node_is_seen_there_alone(database: Database) -> None
     assert [one.target for one in work.channels(database, node="pan1")] == ["x"]
 
 
+def test_a_fair_batch_is_an_equal_part_unless_all_files_are_small(database: Database) -> None:
+    """Files that are large, or of unknown size, are parted among the places; small ones are taken together."""
+    for name, sizes in (("small", [10, 1000, 10]), ("large", [10, 1001, 10, 10]), ("unknown", [10, None])):
+        files = tuple(FileSpec(f"/{name}{number}", None, size) for number, size in enumerate(sizes))
+        work.submit(database, work.request(OperationSpec("verify", files, None, (name,))))
+    channels = {one.target: one.channel_id for one in work.channels(database)}
+
+    def fair(name: str, most: int, places: int) -> int:
+        return work.call(database, store.fair_batch, channels[name], most, places, 1000)
+
+    assert [fair("small", 100, 8), fair("small", 2, 8)] == [100, 2]
+    assert [fair("large", most, places) for most, places in ((100, 1), (100, 2), (100, 3), (100, 9), (1, 2))] == [
+        100, 2, 2, 1, 1,
+    ]  # fmt: skip
+    assert [fair("unknown", 100, 2), fair("unknown", 100, 1)] == [1, 100]
+    work.claim(database)
+    work.claim(database)
+    work.claim(database)
+    assert fair("large", 100, 4) == 100
+
+
 def test_a_token_without_a_place_claims_nothing(database: Database) -> None:
     """After a release the token is dead: what it claimed would be nobody's."""
     work.submit(database, work.request(work.operation("a b")))
@@ -64,6 +86,22 @@ def test_a_lost_attempt_is_kept(database: Database) -> None:
     assert not database.run(
         lambda connection: store.beat(connection, agent, lease=9, ticked=True, draining=False, progress=[])
     ).alive
+
+
+def test_many_dead_agents_are_taken_from_in_few_statements(database: Database) -> None:
+    """Files of a hundred dead agents go back together: recovery must not take longer than what it waits for."""
+    work.submit(database, work.request(work.operation(" ".join(f"f{number}" for number in range(100)))))
+    for _ in range(100):
+        work.claim(database, batch=1)
+    over = sa.update(models.agents).values(lease_until=models.agents.c.started_at)
+    database.run(lambda connection: connection.execute(over))
+    statements: list[str] = []
+    with database.write() as connection:
+        sa.event.listen(connection, "before_cursor_execute", lambda *call: statements.append(call[2]))
+        assert len(store.expire_agents(connection).agents) == 100
+    assert len(statements) < 20
+    assert set(work.states(database)) == {"ToDo"}
+    assert not work.rows(database, models.claims)
 
 
 @pytest.mark.parametrize("analyzed", [False, True])
