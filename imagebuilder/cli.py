@@ -81,7 +81,7 @@ def metadata(session: Session, exposure: int, cards: tuple[str, ...], detector: 
     if session.json:
         command.print_json({"exposure": exposure, "cards": written, "saved": found.line.lfn})
     elif found.line.state is ExposureState.SAVED:
-        command.note(f"{written} cards were kept, but {found.line.lfn} is saved already and does not change")
+        command.note(f"{written} cards were kept; {found.line.lfn} stays, and a new version with them is built soon")
     else:
         command.note(f"{written} cards were kept for exposure {exposure}")
 

@@ -5,17 +5,19 @@ from __future__ import annotations
 import math
 import re
 from collections.abc import Sequence
+from datetime import datetime
 
 import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from dtscore.database import now
-from dtscore.errors import NotFoundError, UsageError
+from dtscore.errors import UsageError
 from imagebuilder import models
+from imagebuilder.intake import locked
 from imagebuilder.records import Card, Value
 from imagebuilder.upsert import upsert
 
-__all__ = ["Card", "Value", "gather", "parse_card", "parse_cards", "post"]
+__all__ = ["Card", "Value", "gather", "newest", "parse_card", "parse_cards", "post"]
 
 _KEYWORD = re.compile(r"[A-Z0-9_-]{1,8}\Z")
 _QUOTED = re.compile(r"'((?:[^']|'')*)'\s*(?:/(.*))?\Z", re.DOTALL)
@@ -87,23 +89,50 @@ def parse_cards(text: str, detector: str = "") -> list[Card]:
     return cards
 
 
-def post(connection: Connection, exposure: int, cards: Sequence[Card], source: str) -> int:
-    """Write metadata, the latest of a keyword counts; return how many cards. NotFoundError for an unknown exposure."""
-    table = models.exposures
-    if connection.execute(sa.select(table.c.id).where(table.c.id == exposure)).first() is None:
-        raise NotFoundError(f"exposure {exposure} was never handed out", "ask for a number: dts-ib label")
+def post(connection: Connection, exposure: int, cards: Sequence[Card], source: str, *, camera: str = "") -> int:
+    """Write metadata, the latest of a keyword counts; return how many cards. A file that is there will be revised.
+
+    A card that says what is there already changes nothing. NotFoundError for an unknown exposure, UsageError for one
+    that is not of the camera, where one is named. The exposure is locked, so that whoever posts later is later by
+    `posted_at` too.
+    """
+    locked(connection, exposure, camera)
     moment = now(connection)
     latest = {(card.detector, card.keyword): card for card in cards}
+    there = {(card.detector, card.keyword): _meaning(card) for card in gather(connection, exposure)}
     rows = [
         {
             "exposure_id": exposure, "detector": card.detector, "keyword": card.keyword, "value": card.value,
             "comment": card.comment, "source": source, "posted_at": moment,
         }
-        for card in latest.values()
+        for key, card in latest.items()
+        if there.get(key) != _meaning(card)
     ]  # fmt: skip
-    key = ("exposure_id", "detector", "keyword")
-    upsert(connection, models.headers, key, rows, ("value", "comment", "source", "posted_at"))
-    return len(rows)
+    if rows:
+        unique = ("exposure_id", "detector", "keyword")
+        upsert(connection, models.headers, unique, rows, ("value", "comment", "source", "posted_at"))
+        _revise(connection, exposure)
+    return len(latest)
+
+
+def _meaning(card: Card) -> tuple[str, Value, str]:
+    """Return what a card says; for Python 1, 1.0 and T would be the same."""
+    return type(card.value).__name__, card.value, card.comment
+
+
+def _revise(connection: Connection, exposure: int) -> None:
+    """Ask for a new version of a file that is saved, or being built."""
+    table, files = models.exposures, models.files
+    there = sa.exists().where(files.c.exposure_id == table.c.id, files.c.state.in_(("Requested", "Saved")))
+    connection.execute(sa.update(table).where(table.c.id == exposure, there).values(revise=True))
+
+
+def newest(connection: Connection, exposure: int) -> datetime | None:
+    """Return when the latest of an exposure's metadata was posted, None if there are none."""
+    table = models.headers
+    query = sa.select(table.c.posted_at).where(table.c.exposure_id == exposure).order_by(table.c.posted_at.desc())
+    moment: datetime | None = connection.execute(query.limit(1)).scalar()
+    return moment
 
 
 def gather(connection: Connection, exposure: int) -> list[Card]:

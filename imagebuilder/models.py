@@ -42,6 +42,7 @@ exposures = sa.Table(
     sa.Column("labelled_at", UtcDateTime, nullable=False),
     sa.Column("begun_at", UtcDateTime),
     sa.Column("touched_at", UtcDateTime),
+    sa.Column("revise", sa.Boolean, nullable=False, server_default=sa.false()),
     sa.CheckConstraint("state IN ('Labelled', 'Receiving', 'Complete', 'Partial', 'Saved')", name="state"),
     sa.Index(
         "ix_exposures_open",
@@ -49,8 +50,11 @@ exposures = sa.Table(
         sqlite_where=sa.text("state IN ('Receiving', 'Complete', 'Partial')"),
         postgresql_where=sa.text("state IN ('Receiving', 'Complete', 'Partial')"),
     ),
+    sa.Index("ix_exposures_revise", "node", sqlite_where=sa.text("revise"), postgresql_where=sa.text("revise")),
 )
-"""`touched_at` is when anything last came for it: silence makes an exposure partial."""
+"""`touched_at` is when anything last came for it: silence makes an exposure partial.
+
+`revise` says that metadata were posted which its newest file may not have."""
 
 frames = sa.Table(
     "exposure_frames",
@@ -101,6 +105,9 @@ files = sa.Table(
     sa.Column("checksum", sa.Text, nullable=False, server_default=""),
     sa.Column("made_at", UtcDateTime, nullable=False),
     sa.Column("saved_at", UtcDateTime),
+    sa.Column("cards_at", UtcDateTime),
     sa.CheckConstraint("state IN ('Requested', 'Saved', 'Abandoned')", name="state"),
 )
-"""One row for each version of an exposure's file, reserved before it is built and filled in when it is registered."""
+"""One row for each version of an exposure's file, reserved before it is built and filled in when it is registered.
+
+`cards_at` is when the latest of the metadata was posted that its header has."""

@@ -61,7 +61,7 @@ class Node:
         self._clerk = Clerk(database, PATIENCE)
         self._mark = Mark(settings.numbers_file)
         self._office = Office(self._clerk, name, settings.cameras, self._mark, settings.stale)
-        self._office.on_whole = self._poke
+        self._office.on_whole, self._office.run_folder = self._poke, run_folder
         self._stopping = False
         self._beaten_at = float("-inf")
         self._database_away = False

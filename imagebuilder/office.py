@@ -11,6 +11,7 @@ from typing import TypeAlias
 from sqlalchemy.engine import Connection
 
 from dtscore.errors import ConfigurationError, UsageError
+from dtscore.monitoring import say
 from imagebuilder import exposures, headers
 from imagebuilder.camera import Camera, find_camera
 from imagebuilder.clerk import Clerk
@@ -45,6 +46,7 @@ class Office:
         self._lock = threading.Lock()
         self.draining = False
         self.on_whole: Callable[[], None] = lambda: None
+        self.run_folder: Path | None = None
 
     def camera(self, name: str) -> Camera:
         """Return a camera by its name, or raise a fatal WireError `unknown-camera`."""
@@ -79,7 +81,9 @@ class Office:
 
     def begin(self, wish: Wish) -> Start:
         """Note that a PAN begins; WireError `not-here` when another node has the exposure, `already-built`."""
-        return self._clerk.ask(lambda connection: self._begin(connection, wish))
+        start = self._clerk.ask(lambda connection: self._begin(connection, wish))
+        self._tell(wish.exposure, "receiving", camera=wish.name, pan=wish.pan, detectors=len(wish.detectors))
+        return start
 
     def _begin(self, connection: Connection, wish: Wish) -> Start:
         holder, _ = exposures.current(connection, [wish.exposure]).get(wish.exposure, ("", 0))
@@ -105,18 +109,24 @@ class Office:
             sums.append(_sums(wish.camera, frame))
         return [(saved, tuple(names), "".join(sums)) for saved, names, sums in found.values()]
 
-    def metadata(self, exposure: int, detector: str, text: str, source: str) -> None:
-        """Write METADATA of a PAN into the database; WireError `bad-metadata`."""
+    def metadata(self, exposure: int, camera: str, detector: str, text: str, source: str) -> None:
+        """Write METADATA of a PAN into the database; WireError `bad-metadata`, or `refused` for another camera's."""
         try:
             cards = headers.parse_cards(text, detector)
         except UsageError as error:
             raise WireError("bad-metadata", error.message, error.hint) from error
-        self._clerk.ask(lambda connection: headers.post(connection, exposure, cards, source))
+        self._clerk.ask(lambda connection: headers.post(connection, exposure, cards, source, camera=camera))
 
     def received(self, exposure: int, assignment: int, frames: Sequence[ReceivedFrame]) -> None:
         """Have the database know of frames that are whole; WireError `not-here` when another node has the exposure."""
         self._clerk.ask(lambda connection: exposures.received(connection, exposure, assignment, frames))
         self.on_whole()
+        self._tell(exposure, "received", detectors=len(frames))
+
+    def _tell(self, exposure: int, state: str, **fields: str | int) -> None:
+        """Tell who watches the site, where its run folder is known."""
+        if self.run_folder is not None:
+            say(self.run_folder, "exposure", exposure=exposure, state=state, node=self._node, **fields)
 
 
 def _sums(camera: Camera, frame: FrameLine) -> str:

@@ -44,9 +44,10 @@ def _connection(function: F) -> F:
         *args: Any, address: tuple[str, ...], camera: str, name: str, secret_file: Path, timeout: float, **named: Any
     ) -> Any:
         addresses = [word for text in address for word in text.replace(",", " ").split()]
+        warn = _once()
 
         def connect(kind: type[PanClient], pan: str = "", spool: Path | None = None) -> PanClient:
-            return kind(addresses, camera, pan or name, secret_file, spool=spool, timeout=timeout)
+            return kind(addresses, camera, pan or name, secret_file, spool=spool, timeout=timeout, warn=warn)
 
         return function(*args, connect=connect, camera=camera, **named)
 
@@ -66,6 +67,18 @@ def _connection(function: F) -> F:
     for option in reversed(choices):
         decorated = option(decorated)
     return cast(F, decorated)
+
+
+def _once() -> Callable[[str], None]:
+    """Return what tells a message on standard error, each only once, however many PANs say it."""
+    told: set[str] = set()
+
+    def warn(message: str) -> None:
+        if message not in told:
+            told.add(message)
+            command.note(message)
+
+    return warn
 
 
 _SPOOL = click.option(
@@ -219,7 +232,8 @@ def _state_of(one: Progress) -> str:
     if one.saved:
         return f"saved: {' '.join(file.lfn for file in one.files)}"
     received = "received, " if one.received else f"{one.rows_received} of {one.rows} rows received, "
-    return f"{received}not saved{': ' + one.error if one.error else ''}"
+    stands = f"; dts-ib show {one.exposure} tells how it stands" if one.received else ""
+    return f"{received}not saved{': ' + one.error if one.error else stands}"
 
 
 if __name__ == "__main__":

@@ -155,13 +155,14 @@ class Reservation:
 
 @dataclass(frozen=True, slots=True)
 class Built:
-    """What the builder learned of a file: custody's sums and what was wrong with its header."""
+    """What the builder learned of a file: custody's sums, what is wrong with its header; `cards_at` as in the table."""
 
     size: int
     checksum: str
     datasums: Mapping[str, int]
     violations: tuple[str, ...] = ()
     flags: tuple[str, ...] = ()
+    cards_at: datetime | None = None
 
 
 @dataclass(frozen=True, slots=True)

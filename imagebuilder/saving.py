@@ -11,7 +11,7 @@ from sqlalchemy.engine import Connection
 
 from dtscore.database import now
 from dtscore.errors import StateError
-from imagebuilder import models
+from imagebuilder import headers, models
 from imagebuilder.intake import check_assignment, forget_frames, locked, settle
 from imagebuilder.records import (
     Built,
@@ -32,22 +32,32 @@ def due(connection: Connection, node: str, *, partial_after: float, settle: floa
     """Return this node's exposures that are to be built now: complete for `settle` s, or partial and silent too long.
 
     An exposure is partial when some frames came, others did not, and nothing more came for `partial_after` s. Frames
-    that broke off in the middle are reason enough for a first version, not for a further one.
+    that broke off in the middle are reason enough for a first version, not for a further one; metadata that were
+    posted too late for the newest file are, once nothing more was posted for `partial_after` s.
     """
     table = models.exposures
     # The states are written out: only then does PostgreSQL use the index of open exposures.
     is_open = sa.text("exposures.state IN ('Receiving', 'Complete', 'Partial')")
     query = sa.select(table).where(is_open, table.c.node == node, table.c.state.in_(_OPEN)).order_by(table.c.id)
     moment = now(connection)
-    found = []
+    found: list[Due | None] = []
     for row in connection.execute(query).all():
         silent = (moment - (row.touched_at or row.labelled_at)).total_seconds()
         complete = row.state == ExposureState.COMPLETE.value
         if silent >= (settle if complete else partial_after):
-            one = _due(connection, row)
-            if one is not None:
-                found.append(one)
-    return found
+            found.append(_due(connection, row))
+    found += [_due(connection, row) for row in _to_revise(connection, node, moment, partial_after)]
+    return [one for one in found if one is not None]
+
+
+def _to_revise(connection: Connection, node: str, moment: datetime, settled: float) -> list[sa.Row[Any]]:
+    """Return this node's exposures, saved already, for which nothing more was posted for so many seconds."""
+    table = models.exposures
+    states = (ExposureState.SAVED.value, ExposureState.PARTIAL.value)
+    query = sa.select(table).where(sa.text("exposures.revise"), table.c.node == node, table.c.state.in_(states))
+    rows = connection.execute(query.order_by(table.c.id)).all()
+    posted = {row.id: headers.newest(connection, row.id) or moment for row in rows}
+    return [row for row in rows if (moment - posted[row.id]).total_seconds() >= settled]
 
 
 def _due(connection: Connection, row: sa.Row[Any]) -> Due | None:
@@ -59,7 +69,7 @@ def _due(connection: Connection, row: sa.Row[Any]) -> Due | None:
         version = max(version, file.version + 1) if file.state == FileState.SAVED.value else version
     states = _frames(connection, row.id)
     received = tuple(name for name, state in states.items() if state is FrameState.RECEIVED)
-    if not received and (version > 1 or not any(state in _HERE for state in states.values())):
+    if not received and not (row.revise if version > 1 else any(state in _HERE for state in states.values())):
         return None
     missing = tuple(name for name, state in states.items() if state not in (FrameState.RECEIVED, FrameState.SAVED))
     return Due(
@@ -160,8 +170,13 @@ def saved(connection: Connection, reserved: Reservation, built: Built) -> SavedF
         change.values(
             state=FileState.SAVED.value, size=built.size, checksum=built.checksum, datasums=dict(built.datasums),
             violations=list(built.violations), flags=list(built.flags), saved_at=now(connection),
+            cards_at=built.cards_at,
         )
     )  # fmt: skip
+    latest = headers.newest(connection, reserved.exposure)
+    stale = latest is not None and (built.cards_at is None or latest > built.cards_at)
+    change = sa.update(models.exposures).where(models.exposures.c.id == reserved.exposure)
+    connection.execute(change.values(revise=stale))
     held = sa.update(frames).where(frames.c.exposure_id == reserved.exposure, frames.c.detector.in_(reserved.detectors))
     connection.execute(held.values(state=FrameState.SAVED.value, saved_in=reserved.version))
     settle(connection, reserved.exposure)

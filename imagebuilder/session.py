@@ -292,7 +292,7 @@ class Session:
         except UnicodeDecodeError as error:
             what = f"the metadata of exposure {exposure} are not UTF-8"
             raise WireError("bad-metadata", what, "write lines KEYWORD=value / comment") from error
-        self._office.metadata(exposure, detector, text, f"pan {self.pan}")
+        self._office.metadata(exposure, self._camera_name, detector, text, f"pan {self.pan}")
 
     def _end(self, frame: Frame) -> None:
         exposure = wire.number(frame, "exposure", _MOST)

@@ -31,7 +31,7 @@ from imagebuilder.pan.arguments import TYPES, card_lines, check_begin, check_nam
 from imagebuilder.pan.keeping import Begin, Cards, InMemory, Part, Spool
 from imagebuilder.pan.link import Identity, Link, UnreachableError, parse_address, wait_for_any
 from imagebuilder.pan.rows import ABSENT, THERE
-from imagebuilder.pan.sending import PAUSE, Saved, Sending
+from imagebuilder.pan.sending import PAUSE, Saved, Sending, is_for_good
 from imagebuilder.wire import Frame, Kind, WireError
 
 T = TypeVar("T")
@@ -71,9 +71,9 @@ class PanClient:
 
     def __init__(
         self, addresses: Sequence[str], camera: str, pan: str, secret_file: Path, *, spool: Path | None = None,
-        timeout: float = 30.0, software: str = "dts-pan",
+        timeout: float = 30.0, software: str = "dts-pan", warn: Callable[[str], None] = lambda _: None,
     ) -> None:  # fmt: skip
-        """Take up what the spool keeps; nothing is sent before the first call."""
+        """Take up what the spool keeps; nothing is sent yet. `warn` is told once when no builder can be reached."""
         self._addresses = [parse_address(address) for address in addresses]
         if not self._addresses:
             raise UsageError("a PAN needs the address of a supervisor or node", "give host:port")
@@ -81,6 +81,7 @@ class PanClient:
         checked = [check_name(value, what) for what, value in names.items()]
         self._identity = Identity(checked[0], checked[1], auth.load_secret(secret_file), software)
         self._timeout = timeout
+        self._warn, self._warned = warn, False
         self._links: list[Link] = []
         self._sendings: dict[int, Sending] = {}
         self._error: DtsError | None = None
@@ -300,9 +301,20 @@ class PanClient:
         if time.monotonic() < one.not_before:
             return
         one.not_before = time.monotonic() + PAUSE
-        link = self._ask_anyone(lambda asked: self._node_of(asked, one.number))
+        try:
+            link = self._ask_anyone(lambda asked: self._node_of(asked, one.number))
+        except UnreachableError as error:
+            self.tell_away(error)
+            raise
+        self._warned, self._error = False, None
         if not one.is_saved:
             one.begin_at(link)
+
+    def tell_away(self, error: UnreachableError) -> None:
+        """Tell once that no builder can be reached, for whoever waits."""
+        if not self._warned:
+            self._warned = True
+            self._warn(f"{error.message}; trying again")
 
     def _node_of(self, asked: Link, exposure: int) -> Link:
         here = asked.ask(Kind.WHERE, {"exposure": exposure}, Kind.HERE)
@@ -310,18 +322,15 @@ class PanClient:
         return self._link_to((host, wire.number(here, "port", (1 << 16) - 1))) if host else asked
 
     def _ask_anyone(self, question: Callable[[Link], T]) -> T:
-        """Put a question to the addresses in turn; raises what the last one failed with."""
-        failure: DtsError | None = None
+        """Put a question to the addresses in turn; raises what one failed with, rather what may pass than what not."""
+        failures: list[DtsError] = []
         for address in self._addresses:
             try:
-                answer = question(self._link_to(address))
+                return question(self._link_to(address))
             except DtsError as error:
-                failure = error
+                failures.append(error)
                 self._drop_closed()
-                continue
-            return answer
-        assert failure is not None
-        raise failure
+        raise next((failure for failure in reversed(failures) if not is_for_good(failure)), failures[-1])
 
     def _link_to(self, address: tuple[str, int]) -> Link:
         self._drop_closed()

@@ -9,6 +9,7 @@ from dataclasses import dataclass, field
 from crc32c import crc32c
 
 from dtscore import logging
+from dtscore.errors import CredentialsError, DtsError
 from imagebuilder import wire
 from imagebuilder.pan.keeping import Kept, Part
 from imagebuilder.pan.link import Link, error_of
@@ -28,9 +29,15 @@ _AGAIN = frozenset({"not-here", "not-begun", "draining", "unavailable", "interna
 
 _WRONG = frozenset(
     {"already-built", "bad-rows", "bad-value", "exposure-too-large", "overlap", "refused", "taken", "unknown-amplifier"}
-    | {"unknown-camera", "unknown-detector", "unknown-exposure", "wrong-type"}
+    | {"unknown-camera", "unknown-detector", "unknown-exposure", "wrong-type", "bad-secret", "bad-version"}
+    | {"not-allowed"}
 )
 """The codes that say that this PAN may not send what it sends: nothing would be different another time."""
+
+
+def is_for_good(error: DtsError) -> bool:
+    """Whether an error stays until somebody changes something here or there: trying again is of no use."""
+    return isinstance(error, CredentialsError) or (isinstance(error, WireError) and error.code in _WRONG)
 
 
 @dataclass(frozen=True, slots=True)
@@ -202,7 +209,7 @@ class Sending:
 
     def refuse(self, error: WireError) -> None:
         """Give the exposure up, if the error says that nothing would be different another time."""
-        if error.code in _WRONG:
+        if is_for_good(error):
             self.refusal = error
             self.lost()
 

@@ -19,9 +19,10 @@ from numpy.typing import NDArray
 
 from dtscore.errors import UsageError
 from imagebuilder.camera import Camera, Detector
-from imagebuilder.pan.client import Label
+from imagebuilder.pan.client import Label, Progress
 from imagebuilder.pan.faults import NO_FAULTS, Faults, FaultyClient, PanDiedError
 from imagebuilder.pan.link import UnreachableError
+from imagebuilder.pan.sending import is_for_good
 from imagebuilder.pan.sky import Sky, readout
 from imagebuilder.wire import WireError
 
@@ -155,9 +156,11 @@ class Simulator:
         while True:
             try:
                 return shutter.label(self._play.program)[0]
-            except (UnreachableError, WireError):
-                if time.monotonic() > until or self._failure is not None:
+            except (UnreachableError, WireError) as error:
+                if is_for_good(error) or time.monotonic() > until or self._failure is not None:
                     raise
+                if isinstance(error, UnreachableError):
+                    shutter.tell_away(error)
                 time.sleep(_LOOK)
 
     def ended(self, shot: _Shot, pan: str, outcome: _Outcome) -> None:
@@ -280,13 +283,20 @@ class _Pan:
     def _leave(self, client: FaultyClient) -> None:
         """Time is up: say of what is left that it is not saved."""
         for number, shot in list(self._in_hand.items()):
-            held = {one.exposure: one.error for one in client.held()}
-            self._end(shot, _Outcome(error=f"not saved in {self._play.wait:g} s. {held.get(number, '')}"))
+            why = next((_why_not(one) for one in client.held() if one.exposure == number), "")
+            self._end(shot, _Outcome(error=f"not saved in {self._play.wait:g} s{f': {why}' if why else ''}"))
         self._back.clear()
 
     def _end(self, shot: _Shot, outcome: _Outcome) -> None:
         self._in_hand.pop(shot.label.exposure, None)
         self._simulator.ended(shot, self.name, outcome)
+
+
+def _why_not(one: Progress) -> str:
+    """Return why an exposure is not saved, as far as a PAN can know."""
+    if one.error or not one.received:
+        return one.error
+    return f"all of it was received and is to be built; dts-ib show {one.exposure} tells how it stands"
 
 
 def _summary(shot: _Shot) -> Played:

@@ -60,7 +60,7 @@ def send(
 def _npy(path: Path, camera: Camera) -> list[Readout]:
     try:
         pixels: NDArray[Any] = np.load(path, allow_pickle=False)
-    except (OSError, ValueError) as error:
+    except (OSError, ValueError, EOFError) as error:  # EOFError: the file is empty
         raise UsageError(f"{path} cannot be read: {error}", "give an array saved by numpy") from error
     name, _, amplifier_name = path.stem.partition(".")
     detector = camera.detector(name)
@@ -97,8 +97,8 @@ def _fits(path: Path, camera: Camera) -> list[Readout]:
             for unit in units:
                 if unit.name in camera.names and unit.data is not None:
                     found += _of_image(path, camera, unit.name, np.asarray(unit.data))
-    except OSError as error:
-        raise UsageError(f"{path} cannot be read: {error}", "give a FITS file, or DETECTOR.npy") from error
+    except (OSError, ValueError, TypeError) as error:  # a file that was cut off in the middle of an image
+        raise UsageError(f"{path} cannot be read: {error}", "give a whole FITS file, or DETECTOR.npy") from error
     if not found:
         what = f"no extension of {path} has the name of a detector of {camera.name}"
         raise UsageError(

@@ -79,9 +79,10 @@ def test_bad_metadata_is_refused(run: Run, words: tuple[str, ...], code: int) ->
 
 
 def test_metadata_that_comes_too_late_is_told(run: Run, database: Database) -> None:
-    """The file does not change any more: the cards are kept all the same, and that is said."""
+    """The file does not change any more: the cards are kept for a new version, and that is said."""
     number = _save(database)
-    assert "/duo/1.fits is saved already" in run("metadata", number, "A=1").stderr
+    told = run("metadata", number, "A=1").stderr
+    assert "/duo/1.fits stays, and a new version with them is built soon" in told
 
 
 def test_exposures_are_listed_and_shown(run: Run, database: Database) -> None:

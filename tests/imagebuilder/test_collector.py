@@ -114,6 +114,8 @@ def test_metadata_reach_the_database(pan: RawPan, database: Database, exposure: 
     pan.refused("bad-metadata", Kind.METADATA, b"\xff=1\n", exposure=exposure)
     pan.refused("unknown-detector", Kind.METADATA, b"A=1\n", exposure=exposure, detector="X9")
     pan.refused("unknown-exposure", Kind.METADATA, b"A=1\n", exposure=10**9)
+    others = database.run(lambda connection: exposures.hand_out(connection, "decam"))[0].exposure
+    assert "decam, not" in pan.refused("refused", Kind.METADATA, b"A=1\n", exposure=others).body["message"]
     with database.read() as connection:
         cards = headers.gather(connection, exposure)
     assert [(card.keyword, card.value, card.detector) for card in cards] == [

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from datetime import datetime
+
 import pytest
 
 from dtscore.database import Database
@@ -87,3 +89,22 @@ def test_metadata_of_an_unknown_exposure_is_refused(database: Database) -> None:
     """Before readout is early enough, but the number must have been handed out."""
     with pytest.raises(NotFoundError, match="never handed out"):
         database.run(lambda connection: headers.post(connection, 5, [Card("A", 1)], "test"))
+
+
+def test_what_is_there_already_is_not_posted_again(database: Database) -> None:
+    """A PAN that sends its cards once more changes nothing; another value, type or comment is newer."""
+    number = database.run(lambda connection: exposures.hand_out(connection, "duo"))[0].exposure
+
+    def newest_after(*cards: str) -> datetime | None:
+        parsed = [parse_card(text) for text in cards]
+        database.run(lambda connection: headers.post(connection, number, parsed, "test"))
+        with database.read() as connection:
+            return headers.newest(connection, number)
+
+    with database.read() as connection:
+        assert headers.newest(connection, number) is None
+    first = newest_after("OBJECT=M 31", "EXPTIME=90")
+    assert newest_after("EXPTIME=90", "OBJECT=M 31") == first
+    moments = [first, newest_after("EXPTIME=90.0"), newest_after("EXPTIME=90.0 / s"), newest_after("EXPTIME=T / s")]
+    assert None not in moments
+    assert sorted(set(map(str, moments))) == list(map(str, moments))

@@ -98,6 +98,17 @@ def test_wrong_files_are_told(
     assert message in run(node, "send", str(tmp_path / name), code=2).stderr
 
 
+@pytest.mark.parametrize("kept", [0, 100, 0.6])
+@pytest.mark.parametrize("name", ["S1.npy", "raw.fits"])
+def test_half_a_file_is_told(node: StandingNode, tmp_path: Path, name: str, kept: float) -> None:
+    """A file that was cut off, in its header or its pixels, or is empty: exit code 2, and nothing is sent of it."""
+    _files(tmp_path, 1)
+    np.save(tmp_path / "S1.npy", SKY.image(1, DUO.detectors[0]))
+    whole = (tmp_path / name).read_bytes()
+    (tmp_path / name).write_bytes(whole[: int(kept * len(whole) if kept < 1 else kept)])
+    assert f"{name} cannot be read: " in run(node, "send", str(tmp_path / name), code=2).stderr
+
+
 def test_a_camera_is_played(node: StandingNode) -> None:
     """A line for each exposure, and how many were saved; JSON a line each."""
     result = run(node, "simulate", "--exposures", "2", "--seed", "3", "--wait", "60 s")
@@ -148,3 +159,31 @@ def test_a_sign_of_life(node: StandingNode) -> None:
     assert "cannot be reached" in answers["addresses"]["127.0.0.1:9"]
     assert "cannot be reached" in run(node, "status", "--address", "127.0.0.1:9", code=5).stdout
     assert "not an address" in run(node, "status", "--address", "nonsense", code=2).stderr
+
+
+def test_a_builder_that_is_away_is_told_once(node: StandingNode, tmp_path: Path) -> None:
+    """While nobody answers one line says so, however many PANs wait; what was handed over is kept."""
+    where = ["--address", "127.0.0.1:9", "--wait", "1 s"]
+    result = run(node, "simulate", *where, "--first", "7", code=1)
+    assert result.stderr.count("127.0.0.1:9 cannot be reached: ") == 1
+    assert "; trying again" in result.stderr
+    told = run(node, "simulate", *where, code=5).stderr.splitlines()
+    assert told[0].endswith("; trying again")
+    assert told[1].startswith("error: 127.0.0.1:9 cannot be reached")
+    sent = run(node, "send", *_files(tmp_path, 7), "--exposure", "7", *where, code=5)
+    assert sent.stderr.count("; trying again") == 1
+
+
+def test_what_waiting_does_not_mend_ends_at_once(node: StandingNode, tmp_path: Path) -> None:
+    """A wrong secret, and a camera that the site has not: refused, and nobody waits the ten minutes of --wait."""
+    wrong = tmp_path / "wrong.secret"
+    wrong.touch(mode=0o600)
+    wrong.write_text("q8Zr-Lx2v-Tn5w-Bk7y-Hm4p")
+    for words in (["simulate"], ["simulate", "--first", "7"], ["send", *_files(tmp_path, 7), "--exposure", "7"]):
+        refused = run(node, *words, "--secret-file", str(wrong), code=1)
+        assert "does not know our secret" in refused.stderr
+    ini = (ROOT / "etc" / "cameras" / "duo.ini").read_text().replace("name = duo", "name = trio")
+    (tmp_path / "trio.ini").write_text(ini)
+    strange = ["simulate", "--camera", "trio", "--camera-folder", str(tmp_path)]
+    assert "there is no camera 'trio'" in run(node, *strange, code=1).stderr
+    assert "NOT saved whole" in run(node, *strange, "--first", "7", code=1).stdout
