@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from datetime import datetime
 from operator import attrgetter, itemgetter
 from typing import Any
@@ -19,7 +19,7 @@ from catalog.models import catalog_folders as folders
 from catalog.models import catalog_metadata as headers
 from catalog.models import catalog_replicas as replicas
 from catalog.records import Conflict, Registration
-from dtscore.bulk import InsertNew, InsertRows
+from dtscore.bulk import InsertNew, InsertRows, words
 from dtscore.database import now
 from dtscore.driver import Prepared, is_postgres
 from dtscore.errors import UsageError
@@ -31,16 +31,28 @@ _header_values = attrgetter(*_HEADER_NAMES)
 _by_name = attrgetter("lfn", "element")
 
 
+Folders = Callable[[], dict[str, int]]
+"""Gives the numbers of folders that were asked for ahead, by path; those that are not known are left out."""
+
+
+def ask_folders(connection: Connection, lfns: Iterable[str]) -> Folders:
+    """Ask for the folders of these names, so that `register` in the same transaction need not; bad names are its."""
+    return _ask_numbers(connection, {lfn.rpartition("/")[0] or "/" for lfn in lfns})
+
+
 def register(
-    connection: Connection, registrations: Sequence[Registration], at: datetime | None = None
+    connection: Connection,
+    registrations: Sequence[Registration],
+    at: datetime | None = None,
+    folders: Folders | None = None,
 ) -> list[Conflict]:
     """Write replicas down and make their files and folders known; return those that were left out.
 
     A replica becomes Good, verified now; with depth 'declared' a new one becomes Suspect and a known one stays as it
     is. Left out is what has another size or checksum than its entry (of two algorithms only the sizes are compared),
     unless it says `replace`: the entry is changed then, and its other replicas become Bad. Doing it twice is doing it
-    once. `at` is the database's clock, where the caller has just read it. Raises UsageError for a registration without
-    size or checksum, NameRefusedError for a bad name.
+    once. `at` is the database's clock, where the caller has just read it, and `folders` what it has asked ahead. Raises
+    UsageError for a registration without size or checksum, NameRefusedError for a bad name.
     """
     for element in {registration.element for registration in registrations}:
         check_element_name(element)
@@ -52,7 +64,7 @@ def register(
     ordered = sorted(registrations, key=_by_name)
     conflicts: list[Conflict] = []
     for part in _whole_names(ordered):
-        conflicts += _register_part(connection, part, moment)
+        conflicts += _register_part(connection, part, moment, folders)
     return conflicts
 
 
@@ -87,9 +99,11 @@ def _whole_names(ordered: Sequence[Registration]) -> Iterable[list[Registration]
         yield part
 
 
-def _register_part(connection: Connection, part: list[Registration], moment: datetime) -> list[Conflict]:
+def _register_part(
+    connection: Connection, part: list[Registration], moment: datetime, ahead: Folders | None
+) -> list[Conflict]:
     by_name = {registration.lfn: registration for registration in reversed(part)}
-    known = _insert_files(connection, list(reversed(by_name.values())), moment)
+    known = _insert_files(connection, list(reversed(by_name.values())), moment, ahead)
     if len(known) < len(by_name):
         lock = "update" if any(registration.replace for registration in part) else "share"
         known.update(file_rows(connection, [lfn for lfn in by_name if lfn not in known], lock=lock))
@@ -125,13 +139,18 @@ def _conflict(registration: Registration, size: int, checksum: str) -> Conflict:
     )
 
 
-def _insert_files(connection: Connection, wanted: list[Registration], moment: datetime) -> dict[str, FileRow]:
+def _insert_files(
+    connection: Connection, wanted: list[Registration], moment: datetime, ahead: Folders | None
+) -> dict[str, FileRow]:
     """Insert the files that are not known yet; return those, which nobody else can see before the commit.
 
     They go in in the order of their names, so that two agents never wait in a circle.
     """
     pairs = [split_lfn(registration.lfn) for registration in wanted]
-    numbers = ensure_folders(connection, {folder for folder, _ in pairs})
+    paths = {folder for folder, _ in pairs}
+    numbers = {} if ahead is None else ahead()
+    if not paths <= numbers.keys():
+        numbers = ensure_folders(connection, paths)
     rows = [
         (numbers[folder], name, registration.size, registration.checksum, moment)
         for (folder, name), registration in zip(pairs, wanted, strict=True)
@@ -173,15 +192,18 @@ def _with_parents(path: str) -> list[str]:
 
 
 def _folder_numbers(connection: Connection, paths: Iterable[str]) -> dict[str, int]:
+    return _ask_numbers(connection, paths)()
+
+
+def _ask_numbers(connection: Connection, paths: Iterable[str]) -> Folders:
     asked = sorted(paths)
     if not asked:
-        return {}
+        return dict
     if is_postgres(connection):
-        return dict(_FOLDERS_BY_PATH.run(connection, {"paths": asked}))
-    found: dict[str, int] = {}
-    for path in asked:
-        found.update(_FOLDERS_BY_PATH.run(connection, {"path": path}))
-    return found
+        answers = [_FOLDERS_BY_PATH.start(connection, {"paths": words(asked)})]
+    else:
+        answers = [_FOLDERS_BY_PATH.start(connection, {"path": path}) for path in asked]
+    return lambda: {path: number for answer in answers for path, number in answer()}
 
 
 def _folders_query(postgres: bool) -> sa.Select[Any]:

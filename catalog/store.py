@@ -17,13 +17,14 @@ from catalog.records import (
     TrashItem,
     Withdrawn,
 )
-from catalog.register import ensure_folders, register
+from catalog.register import Folders, ask_folders, ensure_folders, register
 from catalog.replicas import count_states, forget, mark, release, unregister, verified, withdraw
 from catalog.trash import drop_trash, due_trash, put_in_trash, trash_failed
 
 __all__ = [
     "Conflict",
     "Entry",
+    "Folders",
     "Listing",
     "Metadata",
     "Registration",
@@ -31,6 +32,7 @@ __all__ = [
     "TrashItem",
     "Trashed",
     "Withdrawn",
+    "ask_folders",
     "count_states",
     "drop_trash",
     "due_trash",

@@ -12,7 +12,8 @@ import sqlalchemy as sa
 from sqlalchemy.engine import Connection
 
 from dtscore.database import UtcDateTime
-from dtscore.driver import is_postgres, moment_text, moment_texts, raw
+from dtscore.driver import is_postgres, moment_text, moment_texts, raw, wire
+from dtscore.wire import Answer, Statement
 
 
 class Rows:
@@ -27,17 +28,24 @@ class Rows:
         self._table, self._columns = table, tuple(columns)
         self._names = ", ".join(columns)
         self._marks = ", ".join("?" * len(columns))
-        self._texts: dict[bool, str] = {}
+        self._text: str | None = None
+        self._statement: Statement | None = None
         kinds = [table.c[name].type for name in columns]
         self._moments = [index for index, kind in enumerate(kinds) if isinstance(kind, UtcDateTime)]
         self._dates = [index for index, kind in enumerate(kinds) if isinstance(kind, sa.Date)]
         self._literals = [_literal_of(kind) for kind in kinds]
 
-    def _text(self, connection: Connection) -> str:
-        postgres = is_postgres(connection)
-        if postgres not in self._texts:
-            self._texts[postgres] = self._postgres(connection) if postgres else self._sqlite()
-        return self._texts[postgres]
+    def _send(self, connection: Connection, rows: Sequence[Sequence[Any]], values: Mapping[str, Any]) -> Answer:
+        """Send the statement for PostgreSQL with the rows and other values."""
+        if self._statement is None:
+            self._statement = Statement(self._postgres(connection))
+        return wire(connection).send(self._statement, {**self._arrays(rows), **values})
+
+    def _for_sqlite(self) -> str:
+        """Return the statement for SQLite."""
+        if self._text is None:
+            self._text = self._sqlite()
+        return self._text
 
     def _postgres(self, connection: Connection) -> str:
         raise NotImplementedError
@@ -58,16 +66,27 @@ class Rows:
             for name, literal, column in zip(self._columns, self._literals, columns, strict=True)
         }
 
-    def _bound(self, rows: Iterable[Sequence[Any]]) -> Iterable[Sequence[Any]]:
+    def _bound(self, rows: Sequence[Sequence[Any]]) -> Iterable[Sequence[Any]]:
         """Turn moments and dates into what SQLite stores."""
         if not self._moments and not self._dates:
             return rows
+        if len(rows) == 1:
+            return [self._bound_alone(rows[0])]
         columns: list[Any] = list(zip(*rows, strict=True))
         for index in self._moments:
             columns[index] = moment_texts(columns[index])
         for index in self._dates:
             columns[index] = [_date_text(value) for value in columns[index]]
         return zip(*columns, strict=True)
+
+    def _bound_alone(self, row: Sequence[Any]) -> Sequence[Any]:
+        """Do the same for a batch of one, which is what most are on an idle site."""
+        values = list(row)
+        for index in self._moments:
+            values[index] = moment_text(values[index])
+        for index in self._dates:
+            values[index] = _date_text(values[index])
+        return values
 
 
 class InsertRows(Rows):
@@ -83,9 +102,9 @@ class InsertRows(Rows):
         if not rows:
             return
         if is_postgres(connection):
-            raw(connection).execute(self._text(connection), self._arrays(rows))
+            self._send(connection, rows, {})
         else:
-            raw(connection).executemany(self._text(connection), self._bound(rows))
+            raw(connection).executemany(self._for_sqlite(), self._bound(rows))
 
     def _postgres(self, connection: Connection) -> str:
         fresh = self._fresh(connection)
@@ -109,12 +128,11 @@ class InsertNew(Rows):
         if not rows:
             return {}
         if is_postgres(connection):
-            found = raw(connection).execute(self._text(connection), self._arrays(rows)).fetchall()
-            return {tuple(key): number for *key, number in found}
+            return {tuple(key): number for *key, number in self._send(connection, rows, {})()}
         table, cursor = self._table.name, raw(connection).cursor()
         (last,) = cursor.execute(f"SELECT max({self._number}) FROM {table}").fetchone()  # noqa: S608
         first = (last or 0) + 1
-        cursor.executemany(self._text(connection), [(first + i, *row) for i, row in enumerate(self._bound(rows))])
+        cursor.executemany(self._for_sqlite(), [(first + i, *row) for i, row in enumerate(self._bound(rows))])
         if cursor.rowcount == len(rows):
             return {tuple(row[: self._width]): first + i for i, row in enumerate(rows)}
         query = f"SELECT {self._keys}, {self._number} FROM {table} WHERE {self._number} >= ?"  # noqa: S608
@@ -151,20 +169,20 @@ class UpdateRows(Rows):
         if not rows:
             return set()
         if is_postgres(connection):
-            changed = raw(connection).execute(self._text(connection), {**self._arrays(rows), **values}).fetchall()
-            return {key for (key,) in changed}
+            return {key for (key,) in self._send(connection, rows, values)()}
         key = self._columns[0]
         chosen = raw(connection).execute(f"SELECT {key} FROM {self._table.name} WHERE {self._where}", values)  # noqa: S608
         known = {number for (number,) in chosen}
         found = [row for row in rows if row[0] in known]
         if found:
-            raw(connection).executemany(self._text(connection), [(*row[1:], row[0]) for row in self._bound(found)])
+            raw(connection).executemany(self._for_sqlite(), [(*row[1:], row[0]) for row in self._bound(found)])
         return {row[0] for row in found}
 
     def _postgres(self, connection: Connection) -> str:
         name, key = self._table.name, self._columns[0]
         changes = ", ".join(f"{column} = fresh.{column}" for column in self._columns[1:])
-        where = re.sub(r":(\w+)", r"%(\1)s", self._where)
+        # Rows are found by their key: a plan that is made without statistics could compare each with each by an index.
+        where = re.sub(r":(\w+)", r"%(\1)s", self._where).replace(" = ", " IS NOT DISTINCT FROM ")
         return (
             f"UPDATE {name} SET {self._fixed}, {changes} FROM unnest({self._fresh(connection)}) AS fresh({self._names})"  # noqa: S608
             f" WHERE {name}.{key} = fresh.{key} AND {where} RETURNING {name}.{key}"
@@ -196,7 +214,7 @@ def _literal_of(kind: sa.types.TypeEngine[Any]) -> Callable[[Sequence[Any]], str
     if isinstance(kind, (sa.Integer, sa.Float)):
         return _numbers
     if isinstance(kind, sa.Text):
-        return _words
+        return words
     raise TypeError(f"no array literal for {kind!r}")
 
 
@@ -206,7 +224,8 @@ def _numbers(column: Sequence[float | None]) -> str:
     return "{" + ",".join(map(repr, column)) + "}"
 
 
-def _words(column: Sequence[str | None]) -> str:
+def words(column: Sequence[str | None]) -> str:
+    """Return texts as a literal of an array of PostgreSQL."""
     if None not in column:
         joined = '","'.join(column)  # type: ignore[arg-type]
         if "\\" not in joined and joined.count('"') == 2 * (len(column) - 1):
@@ -220,11 +239,11 @@ def _quoted(value: str) -> str:
 
 
 def _moments(column: Sequence[datetime | None]) -> str:
-    return _words([None if text is None else f"{text}+00" for text in moment_texts(column)])
+    return words([None if text is None else f"{text}+00" for text in moment_texts(column)])
 
 
 def _dates(column: Sequence[date | str | None]) -> str:
-    return _words([_date_text(value) for value in column])
+    return words([_date_text(value) for value in column])
 
 
 def insert_many(connection: Connection, table: sa.Table, columns: Sequence[str], rows: Iterable[Sequence[Any]]) -> None:
@@ -234,6 +253,7 @@ def insert_many(connection: Connection, table: sa.Table, columns: Sequence[str],
     """
     names = ", ".join(columns)
     if is_postgres(connection):
+        wire(connection).flush()
         with raw(connection).cursor() as cursor, cursor.copy(f"COPY {table.name} ({names}) FROM STDIN") as copy:
             for row in rows:
                 copy.write_row(row)

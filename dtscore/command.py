@@ -26,7 +26,10 @@ if TYPE_CHECKING:
     from dtscore.config import Config
     from dtscore.database import Database
 
-__all__ = ["Group", "Session", "cell", "complain", "exit_code_of", "note", "options", "print_json", "program", "table"]
+__all__ = [
+    "Group", "Program", "Session", "cell", "complain", "exit_code_of", "note", "options", "print_json", "program",
+    "table",
+]  # fmt: skip
 
 F = TypeVar("F", bound=Callable[..., Any])
 
@@ -98,8 +101,8 @@ def options(function: F) -> F:
     return cast(F, _config_option(exposed=True)(flag(call)))
 
 
-class Group(click.Group):
-    """A program with verbs, whose errors all look alike and end with the documented exit codes."""
+class Program(click.Command):
+    """A program whose errors look like all others and end with the documented exit codes."""
 
     def main(
         self,
@@ -118,6 +121,10 @@ class Group(click.Group):
         except (Exception, KeyboardInterrupt) as error:
             _leave(exit_code_of(error))
         _leave(result if isinstance(result, int) else OK)
+
+
+class Group(Program, click.Group):
+    """A program with verbs."""
 
 
 def _leave(code: int) -> NoReturn:

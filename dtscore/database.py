@@ -239,7 +239,8 @@ def _sqlite_engine(url: sa.URL, *, write: bool) -> Engine:
 
     @sa.event.listens_for(engine, "begin")
     def begin(connection: Connection) -> None:
-        connection.exec_driver_sql("BEGIN IMMEDIATE" if write else "BEGIN")
+        driver: Any = connection.connection.driver_connection
+        driver.execute("BEGIN IMMEDIATE" if write else "BEGIN")
 
     return engine
 
@@ -260,6 +261,21 @@ def _postgres_engine(url: sa.URL) -> Engine:
             "application_name": "dts",
         },
     )
+
+    @sa.event.listens_for(engine, "before_cursor_execute")
+    def send_what_comes_before(connection: Connection, *_statement: Any) -> None:
+        if (wire := connection.info.get("wire")) is not None:
+            wire.flush()
+
+    @sa.event.listens_for(engine, "rollback")
+    def doubt(connection: Connection) -> None:
+        if (wire := connection.info.get("wire")) is not None:
+            wire.doubt()
+
+    @sa.event.listens_for(engine, "reset")
+    def doubt_too(connection: Any, record: Any, _state: Any) -> None:
+        if (wire := record.info.get("wire")) is not None and connection.info.transaction_status != 0:
+            wire.doubt()
 
     @sa.event.listens_for(engine, "checkin")
     def keep_moment(_connection: Any, record: Any) -> None:

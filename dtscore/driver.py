@@ -15,7 +15,7 @@ import sqlalchemy as sa
 from sqlalchemy.dialects import sqlite
 from sqlalchemy.engine import Connection
 
-Row = tuple[Any, ...]
+from dtscore.wire import Row, Statement, Wire
 
 
 def is_postgres(connection: Connection) -> bool:
@@ -28,6 +28,14 @@ def raw(connection: Connection) -> Any:
     return connection.connection.driver_connection
 
 
+def wire(connection: Connection) -> Wire:
+    """Return what sends statements to PostgreSQL past the cursors of psycopg, on the connection of this transaction."""
+    found: Wire | None = connection.info.get("wire")
+    if found is None:
+        found = connection.info["wire"] = Wire(raw(connection))
+    return found
+
+
 @contextmanager
 def pipelined(connection: Connection) -> Iterator[None]:
     """Let PostgreSQL answer only where an answer is asked for, so that statements without one cost no round trip.
@@ -37,8 +45,17 @@ def pipelined(connection: Connection) -> Iterator[None]:
     if not is_postgres(connection):
         yield
         return
-    with raw(connection).pipeline():
+    line = wire(connection)
+    line.depth += 1
+    try:
         yield
+    except BaseException:
+        line.drop()
+        raise
+    finally:
+        line.depth -= 1
+    if not line.depth:
+        line.flush()
 
 
 def moment_text(value: datetime | None) -> str | None:
@@ -49,12 +66,10 @@ def moment_text(value: datetime | None) -> str | None:
         if value.tzinfo is None:
             raise ValueError(f"a moment without a time zone was given to the database: {value!r}")
         value = value.astimezone(timezone.utc)
-    day = (value.year, value.month, value.day)
-    return _MOMENT % (*day, value.hour, value.minute, value.second, value.microsecond)
+    return value.isoformat(" ", "microseconds")[:_MOMENT]
 
 
-_MOMENT = "%04d-%02d-%02d %02d:%02d:%02d.%06d"
-"""What `isoformat` would give, in half the time."""
+_MOMENT = len("2026-11-20 04:00:00.000000")
 
 
 def moment_texts(column: Iterable[datetime | None]) -> list[str | None]:
@@ -92,6 +107,7 @@ class Prepared:
         """`build(postgres)` gives the Core statement for one database."""
         self._build = build
         self._compiled: dict[bool, tuple[str, dict[str, Any]]] = {}
+        self._statement: Statement | None = None
 
     def run(self, connection: Connection, values: Mapping[str, Any]) -> list[Row]:
         """Run the statement; return its rows as the driver gives them. Moments are to be given as `stored`."""
@@ -99,6 +115,10 @@ class Prepared:
 
     def start(self, connection: Connection, values: Mapping[str, Any]) -> Callable[[], list[Row]]:
         """Run the statement; return what gives its rows. Several may be started before the first is asked."""
+        if is_postgres(connection):
+            if self._statement is None:
+                self._statement = Statement(*self.text(connection))
+            return wire(connection).send(self._statement, values)
         text, constants = self.text(connection)
         answer: Callable[[], list[Row]] = raw(connection).execute(text, {**constants, **values}).fetchall
         return answer

@@ -9,20 +9,26 @@ from __future__ import annotations
 
 import errno
 import os
-import secrets
 import socket
 import threading
 from collections.abc import Callable, Iterable
-from pathlib import Path
+from typing import TYPE_CHECKING, Any
 
-import structlog
+if TYPE_CHECKING:
+    from pathlib import Path
 
 _SUFFIX = ".poke"
 _LONGEST = 1024
-log = structlog.get_logger()
 
 
-def poke(folder: Path, kinds: Iterable[str]) -> None:
+def _log() -> Any:
+    """Return the logger, loaded where there is something to say: dtsq pokes, and has no time."""
+    import structlog
+
+    return structlog.get_logger()
+
+
+def poke(folder: Path | str, kinds: Iterable[str]) -> None:
     """Tell all listeners below `folder` that there is work of these kinds; never raises."""
     message = ",".join(sorted(kinds)).encode()
     if not message:
@@ -37,7 +43,7 @@ def poke(folder: Path, kinds: Iterable[str]) -> None:
             for name in names:
                 _send(sender, message, descriptor, name)
     except OSError as error:
-        log.debug("poke not sent", error=str(error))
+        _log().debug("poke not sent", error=str(error))
     finally:
         os.close(descriptor)
 
@@ -54,7 +60,7 @@ def _forget(folder: int, name: str) -> None:
     try:
         os.unlink(name, dir_fd=folder)
     except OSError as error:
-        log.debug("stale socket stays", name=name, error=str(error))
+        _log().debug("stale socket stays", name=name, error=str(error))
 
 
 class Listener:
@@ -64,7 +70,7 @@ class Listener:
         """Bind a socket below `folder`, which is made if need be; OSError when that cannot be done."""
         folder.mkdir(parents=True, exist_ok=True)
         self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
-        self._name = f"{os.getpid()}-{secrets.token_hex(4)}{_SUFFIX}"
+        self._name = f"{os.getpid()}-{os.urandom(4).hex()}{_SUFFIX}"
         self._heard = heard
         self._socket = socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM)
         self._socket.bind(f"/proc/self/fd/{self._folder}/{self._name}")
@@ -81,7 +87,7 @@ class Listener:
                 continue
             except OSError as error:
                 if not self._closing:
-                    log.warning("pokes are no longer heard; polling goes on", error=str(error))
+                    _log().warning("pokes are no longer heard; polling goes on", error=str(error))
                 return
             self._heard(frozenset(message.decode("ascii", "replace").split(",")))
 

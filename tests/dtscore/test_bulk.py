@@ -68,9 +68,8 @@ def test_insert_rows_keep_any_text(database: Database, word: str) -> None:
 
 def test_insert_new_tells_the_numbers_of_the_new_rows(database: Database) -> None:
     """What is there already stays as it is and is not among the answers."""
-    insert = InsertNew(
-        models.channels, ("type", "source", "error"), key=("type", "source", "target", "node"), number="id"
-    )
+    key = ("type", "source", "target", "node", "queue")
+    insert = InsertNew(models.channels, ("type", "source", "error"), key=key, number="id")
     first = database.run(lambda connection: insert.run(connection, [("verify", "a", "x")]))
     both = database.run(lambda connection: insert.run(connection, [("verify", "a", "y"), ("verify", "b", "y")]))
     assert [key[:2] for key in first] == [("verify", "a")] and [key[:2] for key in both] == [("verify", "b")]

@@ -112,7 +112,7 @@ def test_channels_are_split_by_the_elements_there_are(site: Callable[..., Config
         ("[agents]\nworkres = 3\n", ":2", "no key 'workres'", "'workers'"),
         ("[agent]\n", ":1", "no section [agent]", "'agents'"),
         ("\n\n[agent.transfre]\nworkers=1\n", ":3", "no agent 'transfre'", "'agent.transfer'"),
-        ("[queue.des]\nsource = a\n", ":1", "no section [queue.des]", "known: agents"),
+        ("[queu.des]\nsource = a\n", ":1", "no section [queu.des]", "did you mean 'queue.des'?"),
         ("[agents]\nworkers = many\n", ":2", "'many' is not a whole number", "digits"),
         ("[agents]\nworkers = 0\n", ":2", "too small", "least is 1"),
         ("[agents]\nlease = 5 lightyears\n", ":2", "not a duration", "2 min"),
