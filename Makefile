@@ -1,4 +1,4 @@
-.PHONY: environment services demo test lint docs bench torture clean
+.PHONY: environment services demo test lint docs bench bench-wan torture clean
 
 environment:
 	script/environment
@@ -26,6 +26,9 @@ docs: environment
 
 bench: services environment
 	.venv/bin/python -m benchmarks $(BENCH)
+
+bench-wan: services environment
+	.venv/bin/python -m benchmarks.wan $(WAN)
 
 clean:
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .import_linter_cache .hypothesis demo-site

@@ -19,6 +19,8 @@ from benchmarks.rows import (
     file_element,
     growth,
     latency,
+    loopback,
+    queueing,
     receiving,
     sftp_element,
     submit,
@@ -28,7 +30,7 @@ from benchmarks.rows import (
 ROWS: Mapping[int, Callable[[Bench], list[Line]]] = {
     1: submit.measure, 2: claiming.measure, 3: catalog.measure, 4: file_element.measure, 5: sftp_element.measure,
     6: latency.measure, 7: growth.measure, 8: receiving.measure, 9: receiving.placing, 10: building.measure,
-    11: building.memory, 12: whole_way.measure,
+    11: building.memory, 12: whole_way.measure, 13: queueing.measure, 14: loopback.measure,
 }  # fmt: skip
 
 

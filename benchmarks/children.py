@@ -21,9 +21,10 @@ def serve(work: Callable[[], dict[str, Any]]) -> None:
     """In the child: say that it is ready, wait for the word, work, and print what `work` found."""
     print("ready", flush=True)
     sys.stdin.readline()
-    begun = time.monotonic()
+    begun, spent = time.monotonic(), time.process_time()
     found = work()
-    print(json.dumps({"begun": begun, "ended": time.monotonic(), "peak_kib": peak_memory(), **found}), flush=True)
+    times = {"begun": begun, "ended": time.monotonic(), "cpu": time.process_time() - spent}
+    print(json.dumps({**times, "peak_kib": peak_memory(), **found}), flush=True)
 
 
 def peak_memory() -> int:

@@ -23,6 +23,8 @@ TITLES: Mapping[int, str] = {
     10: "Write an exposure of DECam",
     11: "Memory of the image builder",
     12: "The whole way of an exposure",
+    13: "The answer of dtsq",
+    14: "The transport on loopback",
 }
 
 

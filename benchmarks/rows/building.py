@@ -22,6 +22,7 @@ from imagebuilder.camera import find_camera
 SHARED = Path("/dev/shm")
 _MIB = 1 << 20
 _WAYS = ("dts", "plain", "astropy", "astropy-fsync")
+_IN_MEMORY = ("dts", "astropy")
 
 
 def measure(bench: Bench) -> list[Line]:
@@ -29,14 +30,17 @@ def measure(bench: Bench) -> list[Line]:
     camera = _camera(bench)
     with _pages(camera) as pages:
         subjects = {how: partial(_seconds, bench, how, camera, pages) for how in _WAYS}
+        subjects |= {f"{how} in memory": partial(_seconds, bench, how, camera, pages, SHARED) for how in _IN_MEMORY}
         found = in_turn(subjects, bench.repeats)
-    mine = found["dts"]
-    what = f"{_size(camera) / 1e6:,.0f} MB of {camera}: CHECKSUM and DATASUM, landed, read back from the device"
-    bare = ("write + fsync of the same bytes", found["plain"])
+    mine, quick = found["dts"], found["dts in memory"]
+    size = f"{_size(camera) / 1e6:,.0f} MB of {camera}: CHECKSUM and DATASUM, landed"
+    disk, memory = f"{size} on the disk, read back from it", f"{size} on tmpfs, read back"
+    bare, peer = ("write + fsync of the same bytes", found["plain"]), "astropy writeto(checksum=True)"
     return [
-        against(10, what, "s", mine, bare, "≤", 1.3, "neither sums nor reads back"),
-        _faster(what, mine, "astropy writeto(checksum=True)", found["astropy"], 2.5, "fsyncs and verifies nothing"),
-        _faster(what, mine, "the same + fsync", found["astropy-fsync"], None, "durable as ours"),
+        against(10, disk, "s", mine, bare, "≤", 1.3, "neither sums nor reads back"),
+        _faster(memory, quick, f"{peer} on tmpfs", found["astropy in memory"], 2.5, "no disk in either"),
+        _faster(disk, mine, f"{peer} into the page cache", found["astropy"], None, "neither fsyncs nor verifies"),
+        _faster(disk, mine, f"{peer} + fsync", found["astropy-fsync"], None, "durable as ours; verifies nothing"),
     ]
 
 
@@ -78,15 +82,16 @@ def _pages(camera: str) -> Iterator[Path]:
         shutil.rmtree(folder)
 
 
-def _run(bench: Bench, how: str, camera: str, pages: Path) -> dict[str, Any]:
-    target = bench.new_folder("build")
+def _run(bench: Bench, how: str, camera: str, pages: Path, parent: Path | None = None) -> dict[str, Any]:
+    """Write the exposure once, into a new folder on the disk or below `parent`; return what the program told."""
+    target = Path(tempfile.mkdtemp(prefix="dts-bench-", dir=parent)) if parent else bench.new_folder("build")
     settle()
     (answer,) = crew([ours("build", how, camera, str(pages), str(target))])
+    shutil.rmtree(target)
     if answer["size"] < _size(camera):
         raise RuntimeError(f"{how} wrote {answer['size']} bytes only")
-    shutil.rmtree(target)
     return answer
 
 
-def _seconds(bench: Bench, how: str, camera: str, pages: Path) -> float:
-    return span([_run(bench, how, camera, pages)])
+def _seconds(bench: Bench, how: str, camera: str, pages: Path, parent: Path | None = None) -> float:
+    return span([_run(bench, how, camera, pages, parent)])

@@ -30,7 +30,7 @@ def _refuse(_bench: Bench) -> Path:
     raise AssertionError("a tiny run needs no peer")
 
 
-@pytest.mark.parametrize("row", [1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12])
+@pytest.mark.parametrize("row", [1, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14])
 def test_a_row_measures_something(bench: Bench, row: int) -> None:
     """Every line of the row has a positive figure and ratio, and leaves nothing behind in the run's folder."""
     lines = ROWS[row](bench)
