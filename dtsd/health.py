@@ -101,6 +101,8 @@ def waiting(connection: Connection) -> Iterator[Finding]:
 def _channel(line: backlog.ChannelBacklog, moment: datetime, living: set[str]) -> Finding:
     way = " → ".join(name for name in (line.source, line.target) if name) or "any storage element"
     many = f"{line.files} file{'s wait' if line.files != 1 else ' waits'} for {line.type} ({way})"
+    if line.paused:
+        return "warn", f"{many}: queue {line.queue} is held", f"see why: dts-queue show {line.queue}"
     if line.rests_until is not None and line.rests_until > moment:
         seconds = (line.rests_until - moment).total_seconds()
         return "warn", f"{many}: tried again in {seconds:.0f} s after: {line.error}", "dts se check"

@@ -19,6 +19,7 @@ WALKED = [ROOT / "README.md", ROOT / "docs" / "tutorial.md", ROOT / "docs" / "ru
 PROGRAMS = {
     "dts": "dtsd.cli",
     "dts-request": "reqdb.cli",
+    "dts-queue": "reqdb.queue_cli",
     "dts-agent": "agents.cli",
     "dts-catalog": "catalog.cli",
     "dts-accounting": "accounting.cli",

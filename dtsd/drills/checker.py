@@ -23,7 +23,7 @@ from typing import Any
 
 import psycopg
 
-_TEMPORARY = re.compile(r"\..*\.[A-Za-z0-9-]{1,64}\.part\Z")
+_TEMPORARY = re.compile(r"\..*\.[A-Za-z0-9-]{1,64}\.part(\.journal)?\Z")
 _BLOCK = 1 << 20
 
 _FILES = """

@@ -28,9 +28,9 @@ def test_upgrade_and_check(either_site: Path, dts: Dts, backend: str) -> None:
         (either_site / "var/dts.db").unlink()
     before = dts(either_site, "db", "check", "--json")
     assert before.exit_code == 1
-    assert json.loads(before.stdout)["pending"] == ["0001", "0002", "0003", "0004"]
+    assert json.loads(before.stdout)["pending"] == ["0001", "0002", "0003", "0004", "0005"]
     assert "dts db upgrade" in dts(either_site, "db", "check").stdout
-    assert "0001, 0002, 0003, 0004" in dts(either_site, "db", "upgrade").stderr
+    assert "0001, 0002, 0003, 0004, 0005" in dts(either_site, "db", "upgrade").stderr
     assert "up to date" in dts(either_site, "db", "upgrade").stderr
     after = dts(either_site, "db", "check", "--json")
     assert (after.exit_code, json.loads(after.stdout)["integrity"]) == (0, "ok")

@@ -16,11 +16,11 @@ import sqlalchemy as sa
 
 from agents import lease, outcome, replica_manager, runner
 from agents.attempt import Achieved
-from dtscore import database
+from dtscore import database, linux
 from dtsd.drills import launcher
 from reqdb import finishing, turning
 from reqdb.states import State
-from storage import confined, direct, file, file_batch, landing, linux
+from storage import confined, direct, file, file_batch, landing
 from storage.sftp import SftpElement
 
 

@@ -13,7 +13,7 @@ from dtsd.drills.report import Result
 from dtsd.drills.site import DrillSite
 from tests import services
 from tests.services import PostgresServer, SshServer, create_tables
-from tests.torture import arguments, clock, exposures, frozen, fuzz, moments, outages, postgres, wire
+from tests.torture import arguments, clock, daemons, exposures, frozen, fuzz, link, moments, outages, postgres, wire
 from tests.torture.serversteps import ServerSteps
 from tests.torture.steps import Steps
 
@@ -62,6 +62,10 @@ def _kill_postgres(folder: Path, seed: int, long: bool) -> Result:
     with _postgres_server() as server:
         site = DrillSite(folder, server.make_database(empty=True))
         return kill.run(site, 30_000 if long else 2_000, 3_000 if long else 200, seed=seed)
+
+
+def _daemons(folder: Path, seed: int, long: bool) -> Result:
+    return daemons.run(folder, 100 if long else 10, seed=seed)
 
 
 def _moments(folder: Path, seed: int, _long: bool) -> Result:
@@ -153,6 +157,10 @@ def _states_postgres(_folder: Path, _seed: int, long: bool) -> Result:
         return fuzz.histories(Database(server.make_database()), *((5_000, 100) if long else (200, 40)))
 
 
+def _link(folder: Path, seed: int, long: bool) -> Result:
+    return link.run(folder, (2 << 30) if long else (256 << 20), 100, seed=seed)
+
+
 def _camera(folder: Path, seed: int, long: bool) -> Result:
     return exposures.run(folder, 600 if long else 60, 2_000 if long else 200, seed=seed)
 
@@ -162,9 +170,11 @@ def _frames(_folder: Path, _seed: int, long: bool) -> Result:
 
 
 DRILLS: dict[str, Drill] = {
-    "kill-file": _kill, "kill-sftp": _kill_sftp, "kill-postgres": _kill_postgres, "moments": _moments,
+    "kill-file": _kill, "kill-sftp": _kill_sftp, "kill-postgres": _kill_postgres,
+    "daemons": _daemons, "moments": _moments,
     "frozen-file": _frozen, "frozen-sftp": _frozen_sftp, "frozen-postgres": _frozen_postgres,
-    "flip": _flip, "wire": _wire, "steps-file": _steps, "steps-sftp": _steps_sftp, "steps-server": _steps_server,
+    "flip": _flip, "wire": _wire, "link": _link,
+    "steps-file": _steps, "steps-sftp": _steps_sftp, "steps-server": _steps_server,
     **{f"outage-{kind}": _outage(kind) for kind in outages.KINDS},
     "postgres": _postgres, "cut": _cut, "clock": _clock, "xml": _xml, "arguments": _arguments,
     "states-sqlite": _states, "states-postgres": _states_postgres,

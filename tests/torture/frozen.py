@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any
 
 from agents import replica_manager, runner
+from dtscore import linux
 from dtsd.drills import processes
 from dtsd.drills.launcher import Child, Launcher
 from dtsd.drills.report import Result
 from dtsd.drills.site import DrillSite, Sent, wait_until
-from storage import landing, linux, pump
+from storage import landing, pump
 from storage.file import FileElement
 from storage.sftp import SftpElement
 

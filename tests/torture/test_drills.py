@@ -9,7 +9,7 @@ import pytest
 from dtsd.drills import flip, kill, powercut
 from dtsd.drills.site import DrillSite
 from tests.services import PostgresServer, SshServer
-from tests.torture import arguments, clock, frozen, moments, outages, postgres, wire
+from tests.torture import arguments, clock, daemons, frozen, moments, outages, postgres, wire
 from tests.torture.drills import sftp_options
 from tests.torture.serversteps import ServerSteps
 from tests.torture.steps import Steps
@@ -35,6 +35,12 @@ def test_killed_agents_lose_nothing_on_postgresql(tmp_path: Path, postgres_serve
         assert kill.run(DrillSite(tmp_path / "site", url), 100, 10, seed=13).failures == ()
     finally:
         postgres_server.drop_database(url)
+
+
+def test_killed_daemons_lose_nothing(tmp_path: Path) -> None:
+    """Four SIGKILLs of the daemons that send and receive: none lost, doubled or partial."""
+    result = daemons.run(tmp_path, 4, seed=15)
+    assert result.failures == ()
 
 
 def test_a_frozen_worker_that_wakes_up_changes_nothing(tmp_path: Path) -> None:
