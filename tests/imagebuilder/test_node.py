@@ -59,12 +59,12 @@ def _killable(url: str, folder: Path, name: str = "one", pages: int = 4) -> Iter
     """Run a node in a process of its own; give it and its port."""
     program = (
         "import pathlib, signal\n"
-        "signal.signal(signal.SIGINT, signal.default_int_handler)\n"  # whoever runs the tests may ignore it
         "from dtscore.database import Database\n"
         "from imagebuilder.node import Node\n"
         "from tests.imagebuilder.wiring import settings\n"
         f"folder = pathlib.Path({str(folder)!r})\n"
         f"node = Node(Database({url!r}), settings(folder, cache={pages * PAGE}), {name!r})\n"
+        "signal.signal(signal.SIGTERM, lambda *_: node.stop())\n"
         "print(node.port, flush=True)\n"
         "node.run()\n"
     )
@@ -345,5 +345,5 @@ def test_a_second_node_on_the_same_cache_is_refused(database: Database, tmp_path
 def test_a_process_that_is_told_to_end_ends(database_url: str, tmp_path: Path) -> None:
     """Nothing of a node keeps its process alive: no thread, no child."""
     with _killable(database_url, tmp_path) as (process, port), RawPan(port):
-        process.send_signal(signal.SIGINT)
-        assert process.wait(timeout=60) != 0
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(timeout=60) == 0
