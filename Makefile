@@ -10,7 +10,7 @@ demo: environment
 	script/demo
 
 test: services environment
-	.venv/bin/python -m pytest -n 4 --dist loadfile --ignore tests/torture
+	.venv/bin/python -m pytest -n 3 --dist loadfile --ignore tests/torture
 	.venv/bin/python -m pytest -n 3 --dist load tests/torture
 
 torture: services environment

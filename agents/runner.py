@@ -198,6 +198,7 @@ class Runner:
         self._loops = {agent.kind: Loop(agent, self._restart_timer) for agent in self._agents}
         self._keeper = Keeper(self._services, self._agents, self._ready)
         self._stop = threading.Event()
+        self._changing_timer = threading.Lock()
         self._timer = self._new_timer()
 
     def _enter(self, name: str) -> Agent:
@@ -212,9 +213,9 @@ class Runner:
         """Work until SIGTERM, SIGINT or `stop`; then drain within the configured grace."""
         listener = self._listen()
         self._keeper.start()
+        self._timer.start()  # before the loops: each of them may find that it stands still, and replace it
         for loop in self._loops.values():
             loop.start()
-        self._timer.start()
         log.info("running", agents=[agent.lease.label for agent in self._agents])
         try:
             while not self._stop.wait(timeout=1.0):
@@ -248,7 +249,8 @@ class Runner:
         """Claim nothing more, let running files finish within the grace, hand back the rest, and leave."""
         grace = self._config.agents.grace
         log.info("draining", grace=grace)
-        self._stop_timer(self._timer)
+        with self._changing_timer:
+            self._stop_timer(self._timer)
         for agent in self._agents:
             agent.drain(0.8 * grace)
             self._loops[agent.kind].wake.set()
@@ -286,9 +288,12 @@ class Runner:
 
     def _restart_timer(self, kind: str) -> None:
         """Replace a timer that stopped ticking: its next tick may lie hours ahead by the clock as it is now."""
-        old, self._timer = self._timer, self._new_timer()
-        self._timer.start()
-        self._stop_timer(old)
+        with self._changing_timer:
+            if self._stop.is_set():
+                return
+            old, self._timer = self._timer, self._new_timer()
+            self._timer.start()
+            self._stop_timer(old)
 
     @staticmethod
     def _stop_timer(timer: BackgroundScheduler) -> None:

@@ -156,7 +156,8 @@ def test_a_missing_program_is_the_sites_fault(site: Site) -> None:
     site.once("transfer", "deliver")
     ((error,),) = site.rows("SELECT error FROM channels WHERE type = 'deliver'")
     assert "/does/not/exist cannot be started" in error
-    assert site.rows("SELECT state, failures FROM files WHERE operation_id = 2") == [("Queued", 0)]
+    ((state, failures),) = site.rows("SELECT state, failures FROM files WHERE operation_id = 2")
+    assert (state in ("Queued", "ToDo"), failures) == (True, 0)  # its pause may be over already
 
 
 @pytest.mark.parametrize("policy", ["original", "number", "replace"])
